@@ -31,6 +31,23 @@ def backbone(output: Output, work: Work = WORK) -> None:
     console.print(f"wrote {output}")
 
 
+@app.command()
+def data(
+    output: Output,
+    data: Annotated[Path, typer.Option(help="The folder that holds qa/.", exists=True, file_okay=False)],
+    work: Work = WORK,
+) -> None:
+    """Make the training pairs (JSON lines) and texts.jsonl; Debian packages are fetched once into --work."""
+    from .data import make_data
+    from .descriptions import LANGUAGES
+    from .packages import Debian
+
+    with console.status("preparing") as status:
+        counts = make_data(data, output, Debian(work, tuple(LANGUAGES)), lambda name: status.update(f"preparing {name}"))
+    for name, rows in counts.items():
+        console.print(f"{output / name}: {rows:,} rows")
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line, not a traceback."""
     try:
