@@ -6,7 +6,7 @@ from pathlib import Path
 
 from m3_core.errors import InputError
 
-from . import descriptions, gnome, libreoffice
+from . import descriptions, gnome, handbook, libreoffice
 from .help_pairs import across_languages, passages, same_language, training_pages
 from .libreoffice import Page, translated
 from .packages import Debian
@@ -22,7 +22,7 @@ QA = {
     "zh-drcd": "CC BY-SA 3.0",
     "fa-pquad": "CC BY-SA 4.0",
 }
-CAPS = {"libreoffice": 2400, "gnome": 500, "debian": 2000}
+CAPS = {"libreoffice": 2400, "gnome": 500, "handbook": 1500, "debian": 2000}
 TEXT_BYTES = 3_000_000  # per language, in texts.jsonl
 
 Step = Callable[[str], None]
@@ -48,7 +48,8 @@ def make_data(data: Path, output: Path, debian: Debian, step: Step) -> dict[str,
     makers: dict[str, Callable[[], Source]] = {
         **{name: lambda name=name: read_qa(qa, name) for name in QA},  # type: ignore[misc]
         "libreoffice": lambda: from_libreoffice(debian, step),
-        "gnome": lambda: from_gnome(debian),
+        "gnome": lambda: from_parallel(debian, "gnome", gnome.FOLDERS, gnome.read_gnome),
+        "handbook": lambda: from_parallel(debian, "handbook", handbook.FOLDERS, handbook.read_handbook),
         "debian": lambda: from_descriptions(debian),
     }
     counts: dict[str, int] = {}
@@ -103,14 +104,16 @@ def from_libreoffice(debian: Debian, step: Step) -> Source:
     return _from_pages(languages, "libreoffice")
 
 
-def from_gnome(debian: Debian) -> Source:
-    """Pairs and texts of GNOME's help."""
-    english = {page.path: page for page in gnome.read_gnome(debian, "C")}
+def from_parallel(
+    debian: Debian, source: str, folders: dict[str, str], read: Callable[[Debian, str], Iterable[Page]]
+) -> Source:
+    """Pairs and texts of a help or book whose first folder is the English original."""
+    (original, _), *others = folders.items()
+    english = {page.path: page for page in read(debian, original)}
     languages = {"en": english}
-    for folder, language in gnome.FOLDERS.items():
-        if language != "en":
-            languages[language] = _translations(gnome.read_gnome(debian, folder), english, language)
-    return _from_pages(languages, "gnome")
+    for folder, language in others:
+        languages[language] = _translations(read(debian, folder), english, language)
+    return _from_pages(languages, source)
 
 
 def _from_pages(languages: dict[str, dict[str, Page]], source: str) -> Source:
