@@ -31,8 +31,14 @@ def size(text: str) -> int:
 
 
 @lru_cache(maxsize=65536)
-def _script(character: str) -> str:
+def script_of(character: str) -> str:
+    """The script of a character, by its Unicode name: ``LATIN``, ``CJK``, ``HIRAGANA`` ..."""
     return unicodedata.name(character, "UNKNOWN").split(" ")[0].split("-")[0]
+
+
+def scripts_of(language: str) -> tuple[str, ...]:
+    """The scripts that a language is written in."""
+    return SCRIPTS.get(language.split("-")[0], ("LATIN",))
 
 
 def written_in(text: str, language: str, *, share: float = 0.4) -> bool:
@@ -44,7 +50,7 @@ def written_in(text: str, language: str, *, share: float = 0.4) -> bool:
     >>> written_in("Wählen Sie Bearbeiten", "de"), written_in("Choose Edit", "ja"), written_in("表を挿入", "ja")
     (True, False, True)
     """
-    scripts = SCRIPTS.get(language.split("-")[0], ("LATIN",))
-    counts = Counter(_script(character) for character in text if character.isalpha())
+    scripts = scripts_of(language)
+    counts = Counter(script_of(character) for character in text if character.isalpha())
     letters = sum(counts.values())
     return letters > 0 and sum(counts[script] for script in scripts) >= share * letters

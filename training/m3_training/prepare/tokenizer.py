@@ -3,8 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from m3_core.errors import ModelError
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -18,18 +21,14 @@ def read_vocabulary(folder: Path) -> list[str]:
         raise ModelError(f"{path} is missing: {folder} is no WordPiece model folder") from error
 
 
-def write_tokenizer(folder: Path, vocabulary: Sequence[str], *, max_length: int) -> None:
-    """Write ``vocab.txt``, ``tokenizer.json`` and ``tokenizer_config.json`` of a cased WordPiece model.
-
-    [SEP] is also named as the end-of-text token: FlagEmbedding keeps only cls, eos, pad and unk out of the
-    lexical weights, so that without it [SEP] would count as a word there.
-    """
+def build_tokenizer(vocabulary: Sequence[str]) -> "Tokenizer":
+    """A cased WordPiece tokenizer whose ids are the places in ``vocabulary``; raises ModelError without [UNK] etc."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
-    if missing:
-        raise ModelError(f"the vocabulary for {folder} lacks {', '.join(missing)}")
     ids = {piece: number for number, piece in enumerate(vocabulary)}
+    missing = [token for token in SPECIAL_TOKENS if token not in ids]
+    if missing:
+        raise ModelError(f"the vocabulary lacks {', '.join(missing)}")
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -40,6 +39,16 @@ def write_tokenizer(folder: Path, vocabulary: Sequence[str], *, max_length: int)
         special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
     )
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return tokenizer
+
+
+def write_tokenizer(folder: Path, vocabulary: Sequence[str], *, max_length: int) -> None:
+    """Write ``vocab.txt``, ``tokenizer.json`` and ``tokenizer_config.json`` of a cased WordPiece model.
+
+    [SEP] is also named as the end-of-text token: FlagEmbedding keeps only cls, eos, pad and unk out of the
+    lexical weights, so that without it [SEP] would count as a word there.
+    """
+    tokenizer = build_tokenizer(vocabulary)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # everything is in tokenizer.json
         "model_max_length": max_length,

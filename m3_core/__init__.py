@@ -1,0 +1,138 @@
+"""M3 hybrid retrieval: one encoder, three representations, the stores people already run."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from m3_core.compose import SplitStore, UnionStore
+    from m3_core.encoder import M3Encoder
+    from m3_core.errors import (
+        DimensionMismatch,
+        FilterError,
+        FingerprintMismatch,
+        IngestError,
+        InputError,
+        JournalError,
+        M3Error,
+        MissingExtra,
+        ModelError,
+        RepresentationMissing,
+        SchemaMismatch,
+        StoreError,
+        StoreLocked,
+        StoreNotFound,
+        StoreUnavailable,
+        Unsupported,
+    )
+    from m3_core.filters import Filter
+    from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum
+    from m3_core.ingest import ingest
+    from m3_core.memory import MemoryStore
+    from m3_core.retriever import AsyncRetriever, Retriever
+    from m3_core.store import (
+        AsyncStore,
+        Capabilities,
+        Fields,
+        Page,
+        Schema,
+        Store,
+        ThreadedStore,
+        open_store,
+    )
+    from m3_core.types import Document, Hit, M3Vectors, Ragged, Record, Representation
+
+_HOMES = {
+    "compose": ("SplitStore", "UnionStore"),
+    "encoder": ("M3Encoder",),
+    "errors": (
+        "DimensionMismatch",
+        "FilterError",
+        "FingerprintMismatch",
+        "IngestError",
+        "InputError",
+        "JournalError",
+        "M3Error",
+        "MissingExtra",
+        "ModelError",
+        "RepresentationMissing",
+        "SchemaMismatch",
+        "StoreError",
+        "StoreLocked",
+        "StoreNotFound",
+        "StoreUnavailable",
+        "Unsupported",
+    ),
+    "filters": ("Filter",),
+    "fusion": ("Fusion", "ReciprocalRank", "WeightedSum"),
+    "ingest": ("ingest",),
+    "memory": ("MemoryStore",),
+    "retriever": ("AsyncRetriever", "Retriever"),
+    "store": (
+        "AsyncStore",
+        "Capabilities",
+        "Fields",
+        "Page",
+        "Schema",
+        "Store",
+        "ThreadedStore",
+        "open_store",
+    ),
+    "types": ("Document", "Hit", "M3Vectors", "Ragged", "Record", "Representation"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AsyncRetriever",
+    "AsyncStore",
+    "Capabilities",
+    "DimensionMismatch",
+    "Document",
+    "Fields",
+    "Filter",
+    "FilterError",
+    "FingerprintMismatch",
+    "Fusion",
+    "Hit",
+    "IngestError",
+    "InputError",
+    "JournalError",
+    "M3Encoder",
+    "M3Error",
+    "M3Vectors",
+    "MemoryStore",
+    "MissingExtra",
+    "ModelError",
+    "Page",
+    "Ragged",
+    "ReciprocalRank",
+    "Record",
+    "Representation",
+    "RepresentationMissing",
+    "Retriever",
+    "Schema",
+    "SchemaMismatch",
+    "SplitStore",
+    "Store",
+    "StoreError",
+    "StoreLocked",
+    "StoreNotFound",
+    "StoreUnavailable",
+    "ThreadedStore",
+    "UnionStore",
+    "Unsupported",
+    "WeightedSum",
+    "open_store",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing on first use keeps `import m3_core` and `m3 --help` free of torch, transformers and scipy.
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
