@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from m3_core.filters import Filter
     from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum
-    from m3_core.ingest import ingest
+    from m3_core.ingestion import ingest
     from m3_core.memory import MemoryStore
     from m3_core.retriever import AsyncRetriever, Retriever
     from m3_core.store import (
@@ -64,7 +64,7 @@ _HOMES = {
     ),
     "filters": ("Filter",),
     "fusion": ("Fusion", "ReciprocalRank", "WeightedSum"),
-    "ingest": ("ingest",),
+    "ingestion": ("ingest",),
     "memory": ("MemoryStore",),
     "retriever": ("AsyncRetriever", "Retriever"),
     "store": (
@@ -121,6 +121,7 @@ __all__ = [
     "UnionStore",
     "Unsupported",
     "WeightedSum",
+    "ingest",
     "open_store",
 ]
 

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Typographic characters that the vocabulary lacks; left alone, each would be an [UNK]. Its pieces are composed
+# (NFC), while Persian, Korean and Turkish texts often come decomposed: normalising saves them whole words.
+TYPOGRAPHY = {"’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "–": "-", "—": "-", "‒": "-", "‑": "-", "…": "..."}
 
 
 def read_vocabulary(folder: Path) -> list[str]:
@@ -30,7 +33,13 @@ def build_tokenizer(vocabulary: Sequence[str]) -> "Tokenizer":
     if missing:
         raise ModelError(f"the vocabulary lacks {', '.join(missing)}")
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            *(normalizers.Replace(character, plain) for character, plain in TYPOGRAPHY.items()),
+            normalizers.BertNormalizer(lowercase=False, strip_accents=False),
+        ]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     tokenizer.post_processor = processors.TemplateProcessing(
