@@ -48,6 +48,25 @@ def data(
         console.print(f"{output / name}: {rows:,} rows")
 
 
+@app.command()
+def shrink(
+    backbone: Annotated[Path, typer.Option(help="The folder to start from.", exists=True, file_okay=False)],
+    texts: Annotated[Path, typer.Option(help="JSON lines with lang and text (texts.jsonl).", exists=True)],
+    output: Output,
+    vocab_size: Annotated[int, typer.Option(help="Pieces to keep.", min=1)] = 32_000,
+    layers: Annotated[int, typer.Option(help="Layers to keep, from the first.", min=1)] = 6,
+    hidden: Annotated[int | None, typer.Option(help="Hidden size; left out: as it is.", min=1)] = None,
+    positions: Annotated[int, typer.Option(help="The longest text, in tokens.", min=512)] = 8192,
+) -> None:
+    """Make a small backbone: pruned vocabulary, first layers, smaller width, positions to 8,192."""
+    from .shrink import Size
+    from .shrink import shrink as make
+
+    with console.status("shrinking"):
+        make(backbone, texts, output, Size(vocab_size, layers, hidden, positions))
+    console.print(f"wrote {output}")
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line, not a traceback."""
     try:
