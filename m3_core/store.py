@@ -74,6 +74,19 @@ class Page:
     cursor: str | None
 
 
+class SearchResult(dict[Representation, list[list[Hit]]]):
+    """What a search over several stores returns: the hits by channel, and the ``missing``.
+
+    missing: the identities of the stores that did not answer and were left out, as the caller chose
+    (`UnionStore`, `SplitStore`). A plain dictionary, which other stores return, misses nothing:
+    ``getattr(result, "missing", ())``.
+    """
+
+    def __init__(self, hits: Mapping[Representation, list[list[Hit]]], missing: Sequence[str] = ()) -> None:
+        super().__init__(hits)
+        self.missing = tuple(missing)
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
     """What a new collection is made for: the model's dimensions and fingerprint.
@@ -332,13 +345,79 @@ def _check_finite(values: FloatArray, name: str) -> None:
         )
 
 
+def check_update(ids: Sequence[str], vectors: M3Vectors, schema: Schema) -> None:
+    """What `Store.update_vectors` checks before it looks for the ids.
+
+    Raises:
+        InputError: ids and vectors differ in number, or an id is given twice.
+        Unsupported: vectors of a channel that the collection does not hold.
+        DimensionMismatch: vectors of another dimension than the schema.
+    """
+    check_ids(ids)
+    if len(ids) != len(vectors):
+        raise InputError(f"{len(ids)} ids came with vectors for {len(vectors)} texts")
+    if len(set(ids)) != len(ids):
+        twice = next(name for row, name in enumerate(ids) if name in ids[:row])
+        raise InputError(f"the id {twice!r} is given twice; an update takes each document once")
+    check_held(vectors.representations, schema.representations)
+    check_dimensions(vectors, schema)
+
+
+def check_ids(ids: Sequence[str]) -> None:
+    """Raise InputError if these are not a sequence of strings; one string alone would be taken letter by letter."""
+    if isinstance(ids, str | bytes):
+        raise InputError(f"ids are a list of strings; for one document write [{ids!r}]")
+    for name in ids:
+        if not isinstance(name, str):
+            raise InputError(f"a document id must be a string, not {type(name).__name__}: {name!r}")
+
+
+def check_size(size: int, what: str) -> None:
+    """Raise InputError unless the number (of hits, of records in a page) is an integer of at least 1."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise InputError(f"{what} must be an integer of at least 1, not {size!r}")
+
+
+def check_held(wanted: Collection[Representation], held: Collection[Representation]) -> None:
+    """Raise Unsupported for a channel that the store does not hold."""
+    unheld = set(wanted) - set(held)
+    if unheld:
+        raise Unsupported(f"the store holds {_names(held)}, not {_names(unheld)}")
+
+
+def check_search(queries: M3Vectors, k: Mapping[Representation, int], schema: Schema) -> None:
+    """What `Store.search` checks first.
+
+    Raises:
+        Unsupported: a channel that the collection does not hold.
+        InputError: a ``k`` below 1, a channel that the queries lack.
+        DimensionMismatch: queries of another dimension than the schema.
+    """
+    check_held(k.keys(), schema.representations)
+    for kind, size in k.items():
+        check_size(size, f"k for {kind.value}")
+    missing = set(k) - queries.representations
+    if missing:
+        raise InputError(
+            f"the queries have no {_names(missing)} vectors; encode them with these representations"
+        )
+    check_dimensions(queries.only(k.keys()), schema)
+
+
+def check_score(queries: M3Vectors, by: Representation, ids: Sequence[Sequence[str]], schema: Schema) -> None:
+    """What `Store.score` checks first; raises as `check_search` and `check_ids` do."""
+    if len(queries) != len(ids):
+        raise InputError(f"{len(queries)} queries came with {len(ids)} lists of ids")
+    for some in ids:
+        check_ids(some)
+    check_search(queries, {by: 1}, schema)
+
+
 def check_channels(
     wanted: Collection[Representation], queries: M3Vectors, capabilities: Capabilities
 ) -> None:
     """Raise Unsupported for a channel the store does not hold, InputError for one the queries lack."""
-    unheld = set(wanted) - capabilities.representations
-    if unheld:
-        raise Unsupported(f"the store holds {_names(capabilities.representations)}, not {_names(unheld)}")
+    check_held(wanted, capabilities.representations)
     missing = set(wanted) - queries.representations
     if missing:
         raise InputError(
