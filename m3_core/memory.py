@@ -1,17 +1,18 @@
 """The exact store in memory: the reference that every other store is held to."""
 
 import uuid
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from m3_core.errors import DimensionMismatch, InputError, StoreError, StoreNotFound
 from m3_core.filters import Filter, Where
+from m3_core.rows import Rows, blocks
 from m3_core.scoring import channel_scores
 from m3_core.store import (
     Capabilities,
@@ -26,14 +27,9 @@ from m3_core.store import (
     check_update,
     check_upsert,
 )
-from m3_core.types import Document, FloatArray, Hit, IntArray, Json, M3Vectors, Ragged, Record, Representation
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
+from m3_core.types import Document, FloatArray, Hit, IntArray, Json, M3Vectors, Record, Representation
 
 SCHEME = "memory://"
-_BLOCK = 1 << 18
-"""Passage vectors compared with one query at a time; bounds the memory of MaxSim to some 10 MB per query vector."""
 _SLACK = 1024
 """Rows of replaced documents that are kept before the arrays are rewritten without them."""
 
@@ -150,9 +146,7 @@ class MemoryStore(ClosingMixin):
         with self._opened():
             check_held(vectors, self.schema.representations)
             names = self._matching(condition)
-            start = (
-                0 if cursor is None else int(np.searchsorted(np.array(names, dtype=object), cursor, "right"))
-            )
+            start = 0 if cursor is None else bisect_right(names, cursor)
             page = names[start : start + size]
             more = start + size < len(names)
             return Page([self._record(name, vectors) for name in page], page[-1] if more else None)
@@ -199,7 +193,7 @@ class MemoryStore(ClosingMixin):
             yield
 
     def _clear(self) -> None:
-        self._rows = _Rows(self.schema)
+        self._rows = Rows(self.schema)
         self._documents: dict[str, Document] = {}
         self._row: dict[str, int] = {}
         self._changed()
@@ -215,7 +209,7 @@ class MemoryStore(ClosingMixin):
         self._changed()
         if len(self._rows) > 2 * len(self._row) + _SLACK:
             live = self._rows.all().take(list(self._row.values()))
-            self._rows = _Rows(self.schema)
+            self._rows = Rows(self.schema)
             self._rows.append(live)
             self._row = {name: row for row, name in enumerate(self._row)}
 
@@ -259,7 +253,7 @@ class MemoryStore(ClosingMixin):
         most = 2 * len(rows) > len(self._rows)
         passages = every if most else every.take(rows.tolist())
         if by is Representation.MULTI:
-            parts = [channel_scores(queries, query, part, by) for part in _blocks(passages)]
+            parts = [channel_scores(queries, query, part, by) for part in blocks(passages)]
             scores = np.concatenate(parts) if parts else np.zeros(0, np.float32)
         else:
             scores = channel_scores(queries, query, passages, by)
@@ -271,100 +265,6 @@ class MemoryStore(ClosingMixin):
                 f"the lexical weights are over {vectors.sparse.shape[1]} tokens, the store was made for "
                 f"{self.schema.sparse}; use the model the store was made with"
             )
-
-
-class _Growing:
-    """An array that grows at its end, in amortised constant time per row."""
-
-    def __init__(self, start: npt.NDArray[Any]) -> None:
-        self._buffer, self._size = start, len(start)
-
-    @property
-    def view(self) -> npt.NDArray[Any]:
-        return self._buffer[: self._size]
-
-    def append(self, rows: npt.NDArray[Any]) -> None:
-        size = self._size + len(rows)
-        if size > len(self._buffer):
-            buffer = np.empty((max(size, 2 * len(self._buffer)), *self._buffer.shape[1:]), self._buffer.dtype)
-            buffer[: self._size] = self.view
-            self._buffer = buffer
-        self._buffer[self._size : size] = rows
-        self._size = size
-
-
-class _Rows:
-    """The vectors of all rows, in arrays that only grow."""
-
-    def __init__(self, schema: Schema) -> None:
-        self._schema = schema
-        self._size = 0
-        self._all: M3Vectors | None = None
-        self._dense = _Growing(np.zeros((0, schema.dense or 0), np.float32))
-        self._weights = _Growing(np.zeros(0, np.float32))
-        self._tokens = _Growing(np.zeros(0, np.int64))
-        self._sparse_offsets = _Growing(np.zeros(1, np.int64))
-        self._multi = _Growing(np.zeros((0, schema.multi or 0), np.float32))
-        self._multi_offsets = _Growing(np.zeros(1, np.int64))
-
-    def __len__(self) -> int:
-        return self._size
-
-    def append(self, vectors: M3Vectors) -> None:
-        if vectors.dense is not None:
-            self._dense.append(vectors.dense)
-        if vectors.sparse is not None:
-            rows = _canonical(vectors.sparse)
-            self._weights.append(rows.data)
-            self._tokens.append(rows.indices)
-            self._sparse_offsets.append(rows.indptr[1:] + self._sparse_offsets.view[-1])
-        if vectors.multi is not None:
-            values, offsets = vectors.multi.values, vectors.multi.offsets
-            self._multi.append(values[offsets[0] : offsets[-1]])
-            self._multi_offsets.append(offsets[1:] - offsets[0] + self._multi_offsets.view[-1])
-        self._size += len(vectors)
-        self._all = None
-
-    def all(self) -> M3Vectors:
-        """Every row, dead ones too; the arrays are not to be written to."""
-        if self._all is None:
-            kinds = self._schema.representations
-            self._all = M3Vectors(
-                dense=self._dense.view if Representation.DENSE in kinds else None,
-                sparse=self._lexical() if Representation.SPARSE in kinds else None,
-                multi=Ragged(self._multi.view, self._multi_offsets.view)
-                if Representation.MULTI in kinds
-                else None,
-            )
-        return self._all
-
-    def _lexical(self) -> "csr_array[Any, Any]":
-        from scipy.sparse import csr_array
-
-        parts = (self._weights.view, self._tokens.view, self._sparse_offsets.view)
-        return csr_array(parts, shape=(self._size, self._schema.sparse or 0))
-
-
-def _canonical(sparse: "csr_array[Any, Any]") -> "csr_array[Any, Any]":
-    """A copy with ascending token ids, each once, and without zeros."""
-    rows = sparse.copy()
-    rows.sum_duplicates()
-    rows.eliminate_zeros()
-    return rows
-
-
-def _blocks(passages: M3Vectors) -> Iterator[M3Vectors]:
-    """The same passages in pieces of about `_BLOCK` vectors."""
-    multi = passages.multi
-    if multi is None:
-        return
-    start = 0
-    while start < len(multi):
-        end = int(np.searchsorted(multi.offsets, multi.offsets[start] + _BLOCK, "right")) - 1
-        end = max(end, start + 1)  # one document alone may have more
-        first, last = multi.offsets[start], multi.offsets[end]
-        yield M3Vectors(multi=Ragged(multi.values[first:last], multi.offsets[start : end + 1] - first))
-        start = end
 
 
 def _copy(document: Document) -> Document:
