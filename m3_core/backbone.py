@@ -97,10 +97,23 @@ class TokenBatch:
     cls: Tensor
 
     @staticmethod
-    def of(texts: Sequence[Sequence[int]], cls_id: int, device: torch.device | str = "cpu") -> "TokenBatch":
-        """A batch of tokenised texts, special tokens included. An id equal to ``cls_id`` counts as a CLS."""
+    def of(
+        texts: Sequence[Sequence[int]], device: torch.device | str = "cpu", *, cls_every: int | None = None
+    ) -> "TokenBatch":
+        """A batch of tokenised texts, special tokens included.
+
+        The CLS are known by their place, not by their id, which a text may spell out: the first token, and with
+        MCLS every token ``cls_every`` places further that is not the last.
+        """
+        lengths = tuple(len(text) for text in texts)
         ids = torch.tensor([token for text in texts for token in text], dtype=torch.int64)
-        return TokenBatch(ids.to(device), tuple(len(text) for text in texts), (ids == cls_id).to(device))
+        places = torch.cat([torch.arange(length) for length in lengths])
+        cls = places == 0
+        if cls_every:
+            last = torch.zeros_like(cls)
+            last[torch.tensor(lengths).cumsum(0) - 1] = True
+            cls |= (places % cls_every == 0) & ~last
+        return TokenBatch(ids.to(device), lengths, cls.to(device))
 
 
 class _Linear(nn.Linear):

@@ -85,17 +85,18 @@ class M3Tokenizer:
         return int(self.backend.get_vocab_size())
 
     def encode(
-        self, texts: Sequence[str], max_length: int, *, mcls: bool = False
+        self, texts: Sequence[str], max_length: int, *, mcls: bool = False, first: int = 0
     ) -> tuple[list[list[int]], list[bool]]:
         """Token ids with CLS and end of text, and which texts were cut to ``max_length`` tokens.
 
         With ``mcls`` a CLS stands before every 256 content tokens; they count towards ``max_length``.
+        ``first`` is the index of the first text, for messages.
 
         Raises:
             InputError: an element is not a string; names its index.
         """
         encodings = self.backend.encode_batch_fast(
-            [_clean(text, row) for row, text in enumerate(texts)], add_special_tokens=False
+            [_clean(text, row) for row, text in enumerate(texts, start=first)], add_special_tokens=False
         )
         room = max_length - 2
         if mcls:
