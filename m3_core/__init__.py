@@ -24,11 +24,12 @@ if TYPE_CHECKING:
         StoreUnavailable,
         Unsupported,
     )
+    from m3_core.explain import Explanation
     from m3_core.filters import Filter
     from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum
     from m3_core.ingestion import ingest
     from m3_core.memory import MemoryStore
-    from m3_core.retriever import AsyncRetriever, Retriever
+    from m3_core.retriever import AsyncRetriever, Hits, Retriever
     from m3_core.store import (
         AsyncStore,
         Capabilities,
@@ -66,7 +67,8 @@ _HOMES = {
     "fusion": ("Fusion", "ReciprocalRank", "WeightedSum"),
     "ingestion": ("ingest",),
     "memory": ("MemoryStore",),
-    "retriever": ("AsyncRetriever", "Retriever"),
+    "explain": ("Explanation",),
+    "retriever": ("AsyncRetriever", "Hits", "Retriever"),
     "store": (
         "AsyncStore",
         "Capabilities",
@@ -87,12 +89,14 @@ __all__ = [
     "Capabilities",
     "DimensionMismatch",
     "Document",
+    "Explanation",
     "Fields",
     "Filter",
     "FilterError",
     "FingerprintMismatch",
     "Fusion",
     "Hit",
+    "Hits",
     "IngestError",
     "InputError",
     "JournalError",

@@ -1,0 +1,291 @@
+"""Query -> channels -> fusion -> hits, over any store.
+
+The algorithm is written once, as a generator that asks for what it needs (`_Ask`) and is answered; the sync
+and the async retriever only differ in how they answer.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, overload
+
+import numpy as np
+
+from m3_core.encoder import M3Encoder
+from m3_core.errors import InputError, Unsupported
+from m3_core.explain import Explanation, explain
+from m3_core.filters import Filter, Where
+from m3_core.fusion import Fusion, WeightedSum, rank_order
+from m3_core.scoring import channel_scores
+from m3_core.store import AsyncStore, Store, check_fingerprint
+from m3_core.types import Document, Hit, M3Vectors, Representation
+
+Rescore: TypeAlias = Literal["store", "encode"]
+CANDIDATES = 100
+"""Documents each channel contributes by default, or k if that is more."""
+
+
+class Hits(list[Hit]):
+    """Found documents, best first. ``missing`` names the members of a `UnionStore` that did not answer."""
+
+    def __init__(self, hits: Iterable[Hit] = (), missing: Sequence[str] = ()) -> None:
+        super().__init__(hits)
+        self.missing = tuple(missing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A method of the store or the encoder that the algorithm wants called."""
+
+    target: Any
+    method: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def call(self) -> Any:
+        return getattr(self.target, self.method)(*self.args, **self.kwargs)
+
+
+_Steps: TypeAlias = Generator[_Ask, Any, list[Hits]]
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known of one query's candidates."""
+
+    documents: dict[str, Document]
+    scores: dict[Representation, dict[str, float]]
+
+
+class _Search:
+    """Everything about a search but who waits for the answers."""
+
+    def __init__(
+        self,
+        encoder: M3Encoder,
+        store: Store | AsyncStore,
+        *,
+        fusion: Fusion | None = None,
+        candidates: int | None = None,
+        rescore: Rescore = "store",
+        group_by: str | None = None,
+    ) -> None:
+        self.encoder, self.store = encoder, store
+        self.held = store.capabilities.representations & encoder.representations
+        self.fusion = _default_fusion(self.held) if fusion is None else fusion
+        self.candidates, self.rescore, self.group_by = candidates, rescore, group_by
+        if rescore not in ("store", "encode"):
+            raise InputError(f"rescore is 'store' or 'encode', not {rescore!r}")
+        if candidates is not None and candidates < 1:
+            raise InputError(f"candidates must be at least 1, not {candidates}")
+        check_fingerprint(store.fingerprint, encoder.fingerprint, store.identity)
+        encoder.model.check(self.fusion.representations)
+        self.lacking = self.fusion.representations - store.capabilities.representations
+        self._check_lacking()
+
+    def _check_lacking(self) -> None:
+        if not self.lacking:
+            return
+        names = ", ".join(sorted(self.lacking))
+        held = ", ".join(sorted(self.held)) or "none of the model's channels"
+        if not self.fusion.representations - self.lacking:
+            raise Unsupported(f"the store holds {held}; the fusion weighs only {names}")
+        if self.rescore != "encode" or not isinstance(self.fusion, WeightedSum):
+            raise Unsupported(
+                f"the fusion gives {names} a weight, but the store holds {held}. Either set the weight of {names} to 0, "
+                "or use a WeightedSum with rescore='encode', which encodes the candidates' stored text"
+            )
+
+    def steps(self, queries: Sequence[str], k: int, where: Where) -> _Steps:
+        """Search for all queries; yields what must be called and receives the answers."""
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        if not queries:
+            return []
+        parsed = Filter.parse(where)
+        vectors = yield _Ask(
+            self.encoder, "encode_queries", (list(queries),), {"representations": self.fusion.representations}
+        )
+        count = max(k, self.candidates or CANDIDATES)
+        channels = {
+            kind: count for kind in Representation if kind in self.fusion.representations - self.lacking
+        }
+        if self._store_fuses():
+            answer = yield _Ask(
+                self.store, "search_fused", (vectors, self.fusion, k, channels), {"where": parsed}
+            )
+            found = [_Found({hit.id: hit.document for hit in row}, {}) for row in answer]
+            ranked = [[(hit.id, hit.score) for hit in row] for row in answer]
+        else:
+            answer = yield _Ask(self.store, "search", (vectors, channels), {"where": parsed})
+            found = [_collect(answer, row) for row in range(len(queries))]
+            if isinstance(self.fusion, WeightedSum):
+                yield from self._complete(vectors, found)
+            ranked = [self._rank(row, k) for row in found]
+        yield from self._complete(
+            vectors, [_only(row, [name for name, _ in best]) for row, best in zip(found, ranked, strict=True)]
+        )
+        missing = getattr(answer, "missing", ())
+        return [
+            Hits((self._hit(row, name, score) for name, score in best), missing)
+            for row, best in zip(found, ranked, strict=True)
+        ]
+
+    def _store_fuses(self) -> bool:
+        """Whether the store does this fusion exactly: a weighted sum, or reciprocal rank without weights."""
+        plain = isinstance(self.fusion, WeightedSum) or {
+            self.fusion.weights.of(kind) for kind in self.fusion.representations
+        } == {1.0}
+        name = type(self.fusion).__name__
+        return plain and not self.lacking and not self.group_by and name in self.store.capabilities.fusions
+
+    def _complete(self, vectors: M3Vectors, found: Sequence[_Found]) -> Generator[_Ask, Any, None]:
+        """Give every candidate a score in every channel of the fusion, 0 where it holds no such vector."""
+        for kind in Representation:
+            if kind not in self.fusion.representations:
+                continue
+            wanted = [
+                [name for name in row.documents if name not in row.scores.get(kind, {})] for row in found
+            ]
+            if not any(wanted):
+                continue
+            if kind in self.lacking:
+                scores = yield from self._encode_candidates(vectors, kind, found, wanted)
+            else:
+                scores = yield _Ask(self.store, "score", (vectors, kind, wanted))
+            for row, names, values in zip(found, wanted, scores, strict=True):
+                filled = np.nan_to_num(values, nan=0.0).tolist()
+                row.scores.setdefault(kind, {}).update(zip(names, filled, strict=True))
+
+    def _encode_candidates(
+        self,
+        vectors: M3Vectors,
+        kind: Representation,
+        found: Sequence[_Found],
+        wanted: Sequence[Sequence[str]],
+    ) -> Generator[_Ask, Any, list[Any]]:
+        documents = {
+            name: row.documents[name] for row, names in zip(found, wanted, strict=True) for name in names
+        }
+        place = {name: index for index, name in enumerate(documents)}
+        texts = [document.text for document in documents.values()]
+        passages = yield _Ask(self.encoder, "encode_documents", (texts,), {"representations": (kind,)})
+        return [
+            channel_scores(vectors, row, passages.take([place[name] for name in names]), kind)
+            if names
+            else np.empty(0)
+            for row, names in enumerate(wanted)
+        ]
+
+    def _rank(self, found: _Found, k: int) -> list[tuple[str, float]]:
+        fused = self.fusion.fuse(found.scores)
+        names = rank_order(fused)
+        if self.group_by:
+            names = _first_of_each(names, found.documents, self.group_by)
+        return [(name, fused[name]) for name in names[:k]]
+
+    def _hit(self, found: _Found, name: str, score: float) -> Hit:
+        scores = {
+            kind: found.scores[kind][name] for kind in Representation if name in found.scores.get(kind, {})
+        }
+        return Hit(found.documents[name], score, scores)
+
+
+class Retriever(_Search):
+    """Hybrid search over a store with one model.
+
+    fusion: by default the paper's weights for passages over the channels the store holds. candidates: documents
+    each channel contributes (100, or k if more). rescore: where scores come from that the search left open:
+    ``"store"``, or ``"encode"`` to encode the stored text of the candidates for a channel the store does not hold.
+    group_by: a metadata field of which only the best document of each value is returned (chunks: ``parent_id``).
+
+    Raises:
+        Unsupported: the fusion weighs a channel the store does not hold. FingerprintMismatch: another model's store.
+        RepresentationMissing: the fusion weighs a channel the model does not have.
+    """
+
+    store: Store
+
+    @overload
+    def search(self, query: str, k: int = 10, *, where: Where = None) -> Hits: ...  # type: ignore[overload-overlap]
+    @overload
+    def search(self, query: Sequence[str], k: int = 10, *, where: Where = None) -> list[Hits]: ...
+
+    def search(self, query: str | Sequence[str], k: int = 10, *, where: Where = None) -> Hits | list[Hits]:
+        """The best k documents of one query, or of each query of a list. Equal scores order by id."""
+        steps = self.steps([query] if isinstance(query, str) else query, k, where)
+        answer: Any = None
+        while True:
+            try:
+                answer = steps.send(answer).call()
+            except StopIteration as end:
+                results: list[Hits] = end.value
+                return results[0] if isinstance(query, str) else results
+
+    def explain(self, query: str, hit: Hit) -> Explanation:
+        """Why the hit was found: matched tokens with their weights, the MaxSim pairs, the channel scores."""
+        return explain(self.encoder, query, hit)
+
+
+class AsyncRetriever(_Search):
+    """The same, awaited. Takes an `AsyncStore`, or a `Store`, whose calls then run in worker threads."""
+
+    @overload
+    async def search(self, query: str, k: int = 10, *, where: Where = None) -> Hits: ...  # type: ignore[overload-overlap]
+    @overload
+    async def search(self, query: Sequence[str], k: int = 10, *, where: Where = None) -> list[Hits]: ...
+
+    async def search(
+        self, query: str | Sequence[str], k: int = 10, *, where: Where = None
+    ) -> Hits | list[Hits]:
+        """The best k documents of one query, or of each query of a list. Equal scores order by id."""
+        steps = self.steps([query] if isinstance(query, str) else query, k, where)
+        answer: Any = None
+        while True:
+            try:
+                ask = steps.send(answer)
+            except StopIteration as end:
+                results: list[Hits] = end.value
+                return results[0] if isinstance(query, str) else results
+            if inspect.iscoroutinefunction(getattr(ask.target, ask.method)):
+                answer = await ask.call()
+            else:
+                answer = await asyncio.to_thread(ask.call)
+
+    async def explain(self, query: str, hit: Hit) -> Explanation:
+        """Why the hit was found: matched tokens with their weights, the MaxSim pairs, the channel scores."""
+        return await asyncio.to_thread(explain, self.encoder, query, hit)
+
+
+def _default_fusion(held: frozenset[Representation]) -> Fusion:
+    weights = {kind.value: weight for kind, weight in zip(Representation, (1.0, 0.3, 1.0), strict=True)}
+    if not held:
+        raise Unsupported("the store holds none of the representations this model has")
+    return WeightedSum(**{name: weight if name in held else 0.0 for name, weight in weights.items()})
+
+
+def _collect(answer: Mapping[Representation, Sequence[Sequence[Hit]]], row: int) -> _Found:
+    found = _Found({}, {})
+    for kind, rows in answer.items():
+        found.scores[kind] = {hit.id: hit.score for hit in rows[row]}
+        for hit in rows[row]:
+            found.documents.setdefault(hit.id, hit.document)
+    return found
+
+
+def _only(found: _Found, names: Sequence[str]) -> _Found:
+    """The same scores (shared, so that what is completed here is known there) with no other documents."""
+    return _Found({name: found.documents[name] for name in names}, found.scores)
+
+
+def _first_of_each(names: Sequence[str], documents: Mapping[str, Document], group_by: str) -> list[str]:
+    seen: set[Any] = set()
+    kept = []
+    for name in names:
+        group = documents[name].metadata.get(group_by, documents[name].id)
+        key = group if isinstance(group, str | int | float | bool) else repr(group)
+        if key not in seen:
+            seen.add(key)
+            kept.append(name)
+    return kept
