@@ -67,6 +67,23 @@ def shrink(
     console.print(f"wrote {output}")
 
 
+@app.command()
+def corpus(
+    output: Annotated[Path, typer.Option(help="The file to write (.jsonl.gz).")],
+    passages: Annotated[int, typer.Option(help="At most so many passages, all languages together.", min=1)] = 1500,
+    work: Work = WORK,
+) -> None:
+    """Make the demo corpus: LibreOffice help passages from the held-out pages, parallel in twelve languages."""
+    from .corpus import LANGUAGES, write_corpus
+    from .data import read_help
+    from .packages import Debian
+
+    with console.status("reading help pages") as status:
+        pages = read_help(Debian(work), lambda name: status.update(f"reading {name}"), LANGUAGES)
+        written = write_corpus(output, pages, passages)
+    console.print(f"{output}: {written:,} passages, {output.stat().st_size:,} bytes")
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line, not a traceback."""
     try:

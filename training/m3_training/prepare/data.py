@@ -1,12 +1,13 @@
 """Assembles the training files: questions with answers, and pairs mined from parallel help and descriptions."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from m3_core.errors import InputError
 
 from . import descriptions, gnome, handbook, libreoffice
+from .corpus import LANGUAGES, write_evaluation
 from .help_pairs import across_languages, passages, same_language, training_pages
 from .libreoffice import Page, translated
 from .packages import Debian
@@ -37,9 +38,10 @@ class Source:
 
 
 def make_data(data: Path, output: Path, debian: Debian, step: Step) -> dict[str, int]:
-    """Write ``SOURCE.jsonl.gz`` for every source and ``texts.jsonl``; returns the number of rows per file.
+    """Write ``SOURCE.jsonl.gz`` for every source, ``texts.jsonl``, and questions on the held-out pages in ``eval``.
 
-    A file that is there is not made again. ``data`` holds the folder ``qa``. ``step`` is told what begins.
+    Returns the number of rows per file that was written.
+ A file that is there is not made again. ``data`` holds the folder ``qa``. ``step`` is told what begins.
     """
     qa = data / "qa"
     missing = [name for name in QA if not (qa / f"{name}.train.jsonl.gz").exists()]
@@ -63,6 +65,10 @@ def make_data(data: Path, output: Path, debian: Debian, step: Step) -> dict[str,
         source = make()
         write_lines(text, ({"lang": language, "text": passage} for language, passage in source.texts))
         counts[pairs.name] = write_lines(pairs, (pair.row() for pair in source.pairs))
+    evaluation = output / "eval" / "libreoffice.eval.jsonl.gz"
+    if not evaluation.exists():
+        step("held-out pages")
+        counts[f"eval/{evaluation.name}"] = write_evaluation(evaluation, read_help(debian, step, LANGUAGES))
     step("texts")
     sampled = sample_texts((row["lang"], row["text"]) for text in texts for row in read_lines(text))
     rows = ({"lang": language, "text": text} for language, text in sampled)
@@ -80,12 +86,14 @@ def read_qa(folder: Path, name: str) -> Source:
     return Source(pairs, list(seen.values()))
 
 
-def read_help(debian: Debian, step: Step = lambda _: None) -> dict[str, dict[str, Page]]:
-    """All LibreOffice help pages by language and path; what was left in English is taken out."""
+def read_help(
+    debian: Debian, step: Step = lambda _: None, only: Collection[str] = ()
+) -> dict[str, dict[str, Page]]:
+    """LibreOffice help pages by language and path, without what was left in English; ``only`` some languages."""
     english = {page.path: page for page in libreoffice.read_pages(debian, "en-us")}
     languages = {"en": english}
     for package, (_, language) in libreoffice.LANGUAGES.items():
-        if language == "en":
+        if language == "en" or (only and language not in only):
             continue
         step(f"libreoffice {language}")
         languages[language] = _translations(libreoffice.read_pages(debian, package), english, language)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from .libreoffice import Page, Section, sections
+from .libreoffice import Page, sections
 from .rows import Pair
 from .split import digest, held_out
-from .text import clean, size
+from .text import size
 
 Pages = Mapping[str, Page]  # by path
 
@@ -34,7 +34,7 @@ def same_language(pages: Pages, language: str, source: str) -> Iterator[Pair]:
     """Title or heading to passage, and now and then a paragraph to the rest of its passage."""
     for page in pages.values():
         for section in sections(page):
-            yield Pair(language, _question(page.title, section), section.text, source)
+            yield Pair(language, question(page.title, section.heading), section.text, source)
             paragraphs = section.text.split("\n")
             number = digest(section.text) % (2 * len(paragraphs))
             if len(paragraphs) > 2 and number < len(paragraphs):
@@ -60,18 +60,18 @@ def _across(page: Page, language: str, foreign: Page, other: str, source: str) -
     for section in sections(foreign):
         match = next((mine for mine in ours if mine.keys & section.keys), None)
         if match is not None:
-            yield Pair(other, _question(page.title, match), section.text, source, language)
+            yield Pair(other, question(page.title, match.heading), section.text, source, language)
         for key in sorted(section.keys):
             paragraph = page.by_key.get(key)
             if paragraph is not None and size(paragraph.text) >= 40 and digest(language + key) % 3 == 0:
                 yield Pair(other, paragraph.text, section.text, source, language)
 
 
-def _question(title: str, section: Section) -> str:
-    """The heading where it says enough by itself, otherwise the title with the heading."""
-    if section.heading == title or clean(section.heading).casefold() in title.casefold():
+def question(title: str, heading: str) -> str:
+    """What a section answers: its heading where that says enough by itself, otherwise the title with the heading."""
+    if heading.casefold() in title.casefold():
         return title
-    return section.heading if size(section.heading) >= 30 else f"{title}: {section.heading}"
+    return heading if size(heading) >= 30 else f"{title}: {heading}"
 
 
 def passages(pages: Sequence[Page]) -> Iterator[str]:

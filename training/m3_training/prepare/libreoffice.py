@@ -134,6 +134,7 @@ class Section:
     heading: str
     text: str
     keys: frozenset[str]
+    heading_key: str = ""  # empty below the page's title
 
 
 def sections(page: Page, *, limit: int = 900, minimum: int = 120) -> list[Section]:
@@ -142,19 +143,19 @@ def sections(page: Page, *, limit: int = 900, minimum: int = 120) -> list[Sectio
     A single paragraph longer than the limit stays whole; what is shorter than ``minimum`` bytes is left out.
     """
     found: list[Section] = []
-    heading, texts, keys = page.title, list[str](), list[str]()
+    heading, heading_key, texts, keys = page.title, "", list[str](), list[str]()
 
     def close() -> None:
         text = "\n".join(texts)
         if size(text) >= minimum:
-            found.append(Section(heading, text, frozenset(keys)))
+            found.append(Section(heading, text, frozenset(keys), heading_key))
         texts.clear()
         keys.clear()
 
     for paragraph in page.paragraphs:
         if paragraph.heading:
             close()
-            heading = paragraph.text
+            heading, heading_key = paragraph.text, paragraph.key
             continue
         if size(paragraph.text) < MIN_PARAGRAPH or paragraph.text in texts:
             continue
