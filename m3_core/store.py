@@ -181,6 +181,11 @@ class Store(Protocol):
     def close(self) -> None:
         """Release connections, files and locks. Closing twice is no error; other calls after it raise StoreError."""
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None:
+        """Close; `ClosingMixin` has both."""
+
 
 @runtime_checkable
 class FusedSearch(Protocol):
