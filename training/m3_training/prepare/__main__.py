@@ -43,7 +43,9 @@ def data(
     from .packages import Debian
 
     with console.status("preparing") as status:
-        counts = make_data(data, output, Debian(work, tuple(LANGUAGES)), lambda name: status.update(f"preparing {name}"))
+        counts = make_data(
+            data, output, Debian(work, tuple(LANGUAGES)), lambda name: status.update(f"preparing {name}")
+        )
     for name, rows in counts.items():
         console.print(f"{output / name}: {rows:,} rows")
 
@@ -70,7 +72,9 @@ def shrink(
 @app.command()
 def corpus(
     output: Annotated[Path, typer.Option(help="The file to write (.jsonl.gz).")],
-    passages: Annotated[int, typer.Option(help="At most so many passages, all languages together.", min=1)] = 1500,
+    passages: Annotated[
+        int, typer.Option(help="At most so many passages, all languages together.", min=1)
+    ] = 1500,
     work: Work = WORK,
 ) -> None:
     """Make the demo corpus: LibreOffice help passages from the held-out pages, parallel in twelve languages."""
@@ -90,6 +94,11 @@ def main() -> None:
         app()
     except M3Error as error:
         console.print(f"[red]error:[/red] {error}", highlight=False)
+        raise SystemExit(1) from None
+    except ModuleNotFoundError as error:
+        if error.name != "lxml":
+            raise
+        console.print("[red]error:[/red] lxml is missing: pip install 'm3-retrieval\\[train]'")
         raise SystemExit(1) from None
 
 

@@ -48,7 +48,12 @@ def held_out_passages(languages: Mapping[str, Mapping[str, Page]]) -> Iterator[l
             group = [
                 passage
                 for language in LANGUAGES
-                if (passage := _passage(languages[language].get(path), language, english[path], section, number)) is not None
+                if (
+                    passage := _passage(
+                        languages[language].get(path), language, english[path], section, number
+                    )
+                )
+                is not None
             ]
             if len(group) >= MIN_LANGUAGES:
                 groups += 1

@@ -40,13 +40,15 @@ class Source:
 def make_data(data: Path, output: Path, debian: Debian, step: Step) -> dict[str, int]:
     """Write ``SOURCE.jsonl.gz`` for every source, ``texts.jsonl``, and questions on the held-out pages in ``eval``.
 
-    Returns the number of rows per file that was written.
- A file that is there is not made again. ``data`` holds the folder ``qa``. ``step`` is told what begins.
+       Returns the number of rows per file that was written.
+    A file that is there is not made again. ``data`` holds the folder ``qa``. ``step`` is told what begins.
     """
     qa = data / "qa"
     missing = [name for name in QA if not (qa / f"{name}.train.jsonl.gz").exists()]
     if missing:
-        raise InputError(f"{qa} lacks {', '.join(missing)} (.train.jsonl.gz); --data names the folder that holds qa/")
+        raise InputError(
+            f"{qa} lacks {', '.join(missing)} (.train.jsonl.gz); --data names the folder that holds qa/"
+        )
     makers: dict[str, Callable[[], Source]] = {
         **{name: lambda name=name: read_qa(qa, name) for name in QA},  # type: ignore[misc]
         "libreoffice": lambda: from_libreoffice(debian, step),

@@ -49,4 +49,8 @@ def parse_mallard(file: Path) -> Page | None:
 def _text(element: object) -> str:
     from lxml import etree
 
-    return clean("".join(element.itertext())) if isinstance(element, etree._Element) else ""
+    return (
+        clean("".join(str(part) for part in element.itertext()))
+        if isinstance(element, etree._Element)
+        else ""
+    )

@@ -39,7 +39,9 @@ def parse_docbook(html: bytes, path: str) -> Page | None:
     from lxml import html as parser
 
     paragraphs: list[Paragraph] = []
-    for number, block in enumerate(parser.document_fromstring(html).iter("div", *HEADINGS)):
+    for number, block in enumerate(
+        parser.document_fromstring(html, parser=parser.HTMLParser(encoding="utf-8")).iter("div", *HEADINGS)
+    ):
         heading = block.tag in HEADINGS
         if heading or block.get("class") == "para":
             text = clean("".join(_own_text(block)))

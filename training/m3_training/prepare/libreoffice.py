@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .packages import Debian
@@ -40,7 +39,7 @@ LANGUAGES = {
     "zh-cn": ("zh-CN", "zh-cn"),
     "zh-tw": ("zh-TW", "zh-tw"),
 }
-BLOCKS = "h1 h2 h3 h4 h5 h6 p".split()
+BLOCKS = ["h1", "h2", "h3", "h4", "h5", "h6", "p"]
 MIN_PARAGRAPH = 25  # bytes
 
 
@@ -85,13 +84,13 @@ def parse_page(html: bytes, path: str) -> Page | None:
     """Title and paragraphs of a help page; None when it holds no text of its own."""
     from lxml import html as parser
 
-    document = parser.document_fromstring(html)
-    areas = document.xpath("//div[@id='DisplayArea']")
+    document = parser.document_fromstring(html, parser=parser.HTMLParser(encoding="utf-8"))
+    area = document.find(".//div[@id='DisplayArea']")
     title = clean(document.findtext(".//title") or "")
-    if not areas or not title:
+    if area is None or not title:
         return None
     paragraphs: list[Paragraph] = []
-    for block in areas[0].iter(*BLOCKS):
+    for block in area.iter(*BLOCKS):
         key = block.get("id") or ""
         text = clean("".join(_texts(block)))
         if key and text and "bug" not in (block.get("class") or ""):

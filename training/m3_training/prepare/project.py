@@ -9,6 +9,7 @@ weight and bias are fitted per dimension to what the large model's LayerNorm giv
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +100,7 @@ def largest(writes: Array, groups: int, kept: int) -> npt.NDArray[np.int64]:
 
 
 def project(
-    model: Tensors, config: Mapping[str, int], sample: Sequence[Sequence[int]], width: int
+    model: Tensors, config: Mapping[str, Any], sample: Sequence[Sequence[int]], width: int
 ) -> tuple[Tensors, dict[str, int]]:
     """The tensors of the model at hidden size ``width``, and the entries of the configuration that change.
 
@@ -130,7 +131,12 @@ def project(
     for layer in range(config["num_hidden_layers"]):
         prefix = f"encoder.layer.{layer}"
         for block, groups, count, readers in (
-            ("attention.output.dense", heads, new_heads, [f"attention.self.{n}" for n in ("query", "key", "value")]),
+            (
+                "attention.output.dense",
+                heads,
+                new_heads,
+                [f"attention.self.{n}" for n in ("query", "key", "value")],
+            ),
             ("output.dense", neurons, new_neurons, ["intermediate.dense"]),
         ):
             weight, bias = linear(f"{prefix}.{block}")
@@ -163,12 +169,12 @@ class Observed:
     norms: dict[str, tuple[Array, Array]]  # LayerNorm inputs and outputs of the first tokens
 
 
-def _observe(model: Tensors, config: Mapping[str, int], sample: Sequence[Sequence[int]]) -> Observed:
+def _observe(model: Tensors, config: Mapping[str, Any], sample: Sequence[Sequence[int]]) -> Observed:
     from transformers import BertConfig, BertModel
 
-    network = BertModel(BertConfig(**config, attn_implementation="sdpa"))
+    network = BertModel(BertConfig.from_dict(dict(config)))
     network.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in model.items()}, strict=False)
-    network.eval()
+    network.train(False)
     states = Moments(config["hidden_size"])
     inputs: dict[str, Moments] = {}
     norms: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
@@ -188,7 +194,7 @@ def _observe(model: Tensors, config: Mapping[str, int], sample: Sequence[Sequenc
         if isinstance(module, nn.LayerNorm):
             module.register_forward_hook(norm)
         elif name.endswith("output.dense"):
-            module.register_forward_hook(dense)  # type: ignore[arg-type]
+            module.register_forward_hook(dense)
 
     for name, module in network.named_modules():
         watch(name, module)

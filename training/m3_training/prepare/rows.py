@@ -51,7 +51,9 @@ def capped(pairs: Iterable[Pair], limit: int) -> list[Pair]:
     for group in groups.values():
         ordered = sorted(group.values(), key=lambda pair: digest(pair.query + "\0" + pair.positive))
         chosen += ordered[:limit]
-    return sorted(chosen, key=lambda pair: digest(pair.positive + "\0" + pair.query))
+    return sorted(
+        chosen, key=lambda pair: (digest(f"{pair.positive}\0{pair.query}"), pair.lang, pair.query_lang or "")
+    )
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, str]]) -> int:
@@ -74,6 +76,10 @@ def write_lines(path: Path, rows: Iterable[dict[str, str]]) -> int:
 
 def read_lines(path: Path) -> Iterator[dict[str, str]]:
     """The rows of a JSON lines file, gzip or plain."""
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+    with (
+        gzip.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8") as file
+    ):
         for line in file:
             yield json.loads(line)

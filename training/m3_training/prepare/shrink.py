@@ -9,8 +9,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from m3_core.errors import InputError, ModelError
 
@@ -53,7 +55,11 @@ def shrink(backbone: Path, texts: Path, output: Path, size: Size) -> None:
 
     model = first_layers(load_file(backbone / "model.safetensors"), size.layers)
     model[WORDS] = model[WORDS][kept]
-    config |= {"vocab_size": len(kept), "num_hidden_layers": size.layers, "pad_token_id": pieces.index("[PAD]")}
+    config |= {
+        "vocab_size": len(kept),
+        "num_hidden_layers": size.layers,
+        "pad_token_id": pieces.index("[PAD]"),
+    }
     head_file = backbone / "mlm_head.safetensors"
     head = load_file(head_file) if head_file.exists() and size.hidden is None else None
     if size.hidden is not None:
@@ -69,9 +75,9 @@ def shrink(backbone: Path, texts: Path, output: Path, size: Size) -> None:
         save_tensors({**head, MLM_BIAS: head[MLM_BIAS][kept]}, output / "mlm_head.safetensors")
 
 
-def _read_config(folder: Path) -> dict[str, int]:
+def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config: dict[str, int] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} is not a model folder: {error}") from error
     return config
@@ -87,7 +93,7 @@ def first_layers(model: Tensors, layers: int) -> Tensors:
     }
 
 
-def extend_positions(table: "Tensors | np.ndarray", positions: int) -> np.ndarray:
+def extend_positions(table: npt.NDArray[np.float32], positions: int) -> npt.NDArray[np.float32]:
     """Position embeddings for ``positions`` places, from a table of (n, hidden).
 
     The learned n come first, unchanged; then places 1 to n - 1 again and again. Neighbours stay neighbours, so
@@ -101,7 +107,9 @@ def extend_positions(table: "Tensors | np.ndarray", positions: int) -> np.ndarra
     return np.ascontiguousarray(table[places])
 
 
-def _sample(pieces: Sequence[str], texts: Sequence[str], *, tokens: int = 60_000, length: int = 128) -> list[list[int]]:
+def _sample(
+    pieces: Sequence[str], texts: Sequence[str], *, tokens: int = 60_000, length: int = 128
+) -> list[list[int]]:
     """Token ids of texts (cut to ``length``), together about ``tokens``, chosen by digest."""
     tokenizer = build_tokenizer(pieces)
     tokenizer.enable_truncation(length)

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,13 @@ from m3_core.errors import ModelError
 
 FOOTER_SIZE = 48
 MAGIC = 0xDB4775248B80FB57
-DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i4"), 9: np.dtype("<i8"), 19: np.dtype("<f2")}
+DTYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    2: np.dtype("<f8"),
+    3: np.dtype("<i4"),
+    9: np.dtype("<i8"),
+    19: np.dtype("<f2"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ class Checkpoint:
         except (OSError, IndexError, KeyError, ValueError, struct.error) as error:
             raise ModelError(f"{index} is not a readable TensorFlow checkpoint index: {error}") from error
 
-    def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """The tensor called ``name``; raises ModelError when it is missing or its shard is cut short."""
         entry = self.entries.get(name)
         if entry is None:
@@ -60,11 +67,16 @@ class Checkpoint:
         path = self._prefix.with_name(shard)
         dtype = DTYPES[entry.dtype]
         if int(np.prod(entry.shape)) * dtype.itemsize != entry.size:
-            raise ModelError(f"tensor {name!r}: {entry.size} bytes do not hold a {dtype} of shape {entry.shape}")
+            raise ModelError(
+                f"tensor {name!r}: {entry.size} bytes do not hold a {dtype} of shape {entry.shape}"
+            )
         try:
-            return np.memmap(path, dtype=dtype, mode="r", offset=entry.offset, shape=entry.shape)
+            tensor: npt.NDArray[Any] = np.memmap(
+                path, dtype=dtype, mode="r", offset=entry.offset, shape=entry.shape
+            )
         except (OSError, ValueError) as error:
             raise ModelError(f"cannot read tensor {name!r} from {path}: {error}") from error
+        return tensor
 
 
 def _read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -6,13 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m3_core.errors import ModelError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Typographic characters that the vocabulary lacks; left alone, each would be an [UNK]. Its pieces are composed
 # (NFC), while Persian, Korean and Turkish texts often come decomposed: normalising saves them whole words.
-TYPOGRAPHY = {"’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "–": "-", "—": "-", "‒": "-", "‑": "-", "…": "..."}
+TYPOGRAPHY = {
+    "’": "'",
+    "‘": "'",
+    "`": "'",
+    "“": '"',
+    "”": '"',
+    "–": "-",
+    "—": "-",
+    "‒": "-",
+    "‑": "-",
+    "…": "...",
+}
 
 
 def read_vocabulary(folder: Path) -> list[str]:

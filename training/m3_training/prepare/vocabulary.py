@@ -18,9 +18,7 @@ BATCH = 2000
 PRIOR_OFFSET = 500  # flattens the head of the prior's 1 / rank
 
 
-def prune(
-    vocabulary: Sequence[str], texts: Sequence[tuple[str, str]], target: int
-) -> list[int]:
+def prune(vocabulary: Sequence[str], texts: Sequence[tuple[str, str]], target: int) -> list[int]:
     """The ids to keep, ascending, ``target`` of them (fewer where the texts and the prior name fewer).
 
     Kept in any case: the special tokens, and the single characters (with their ``##`` form) that occur in
@@ -41,7 +39,8 @@ def prune(
     for size in (2 * target, target):
         shares = token_shares([vocabulary[number] for number in kept], texts)
         score = {
-            number: (1 - PRIOR_SHARE) * shares.get(vocabulary[number], 0.0) + PRIOR_SHARE * prior.get(number, 0.0)
+            number: (1 - PRIOR_SHARE) * shares.get(vocabulary[number], 0.0)
+            + PRIOR_SHARE * prior.get(number, 0.0)
             for number in kept
             if number not in forced
         }
@@ -97,7 +96,9 @@ def token_shares(pieces: Sequence[str], texts: Iterable[tuple[str, str]]) -> Map
     for lines in by_language.values():
         counts: Counter[int] = Counter()
         for start in range(0, len(lines), BATCH):
-            for encoding in tokenizer.encode_batch_fast(lines[start : start + BATCH], add_special_tokens=False):
+            for encoding in tokenizer.encode_batch_fast(
+                lines[start : start + BATCH], add_special_tokens=False
+            ):
                 counts.update(encoding.ids)
         total = sum(counts.values()) * len(by_language)
         for number, count in counts.items():
