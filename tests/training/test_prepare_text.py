@@ -195,9 +195,8 @@ def test_capped_limits_each_language_and_direction_and_is_repeatable() -> None:
     def make(lang: str, query_lang: str | None, n: int) -> Pair:
         return Pair(lang, f"a question {n}", f"passage {n} in {lang} " * 10, "s", query_lang)
 
-    pairs = [
-        make(*kind, n) for kind in (("de", None), ("en", None), ("en", "de"), ("de", "en")) for n in range(20)
-    ]
+    kinds = [("de", None), ("en", None), ("en", "de"), ("de", "en")]
+    pairs = [make(lang, query_lang, n) for lang, query_lang in kinds for n in range(20)]
     chosen = capped([*pairs, *pairs], 5)
     assert capped(reversed(pairs), 5) == chosen
     count = dict.fromkeys((("de", None), ("en", None)), 0)
