@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,7 @@ FILTER_VALUES: Mapping[str, Sequence[Json]] = {
 """Fields of `documents` and values to ask for; some are of another type than any document has there."""
 
 
+@cache
 def random_filters(n: int, *, seed: int = 0) -> list[dict[str, Any]]:
     """Filters over the fields of `documents`, with every operator and up to three levels of connectives."""
     chance = random.Random(seed)

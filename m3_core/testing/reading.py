@@ -53,12 +53,12 @@ class ReadContract(ContractBase):
 
     def test_scan_can_go_on_from_a_cursor_later(self, filled: Filled) -> None:
         first = filled.store.scan(size=25)
-        assert len(first.records) == 25
+        assert first.records
         assert first.cursor is not None
-        other = filled.store.scan(size=40)
+        whole = scan_ids(filled.store, size=40)
         again = filled.store.scan(size=25, cursor=first.cursor)
         names = [record.id for record in (*first.records, *again.records)]
-        assert names[:40] == [record.id for record in other.records]
+        assert names == whole[: len(names)]
 
     def test_scan_with_filter_and_vectors(self, filled: Filled) -> None:
         where = {"year": {"$exists": True}}
