@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from m3_core.errors import ModelError
 
-_POSITION_OFFSETS = {"xlm-roberta": "pad", "roberta": "pad", "bert": "zero"}
+_PAD_TOKENS = {"xlm-roberta": 1, "roberta": 1, "bert": 0}
+"""The architectures, and the id of the pad token where ``config.json`` does not say."""
 _ACTIVATIONS = {
     "gelu": "none",
     "gelu_new": "tanh",
@@ -37,6 +38,7 @@ class BackboneConfig:
     positions: int
     position_offset: int
     pad_token_id: int
+    token_types: int
     layer_norm_eps: float
     gelu: str
     dropout: float
@@ -54,19 +56,19 @@ class BackboneConfig:
             ModelError: another architecture, or an option this network does not have; named.
         """
         kind = config.get("model_type")
-        if kind not in _POSITION_OFFSETS:
+        if kind not in _PAD_TOKENS:
             raise ModelError(
-                f"{source}: model_type {kind!r} is not supported; M3 models have one of {', '.join(_POSITION_OFFSETS)}"
+                f"{source}: model_type {kind!r} is not supported; M3 models have one of {', '.join(_PAD_TOKENS)}"
             )
         if config.get("position_embedding_type", "absolute") != "absolute":
             raise ModelError(f"{source}: position_embedding_type must be absolute")
-        if config.get("hidden_act", "gelu") not in _ACTIVATIONS:
-            raise ModelError(
-                f"{source}: hidden_act {config['hidden_act']!r} is not one of {', '.join(_ACTIVATIONS)}"
-            )
+        activation = config.get("hidden_act", "gelu")
+        if activation not in _ACTIVATIONS:
+            raise ModelError(f"{source}: hidden_act {activation!r} is not one of {', '.join(_ACTIVATIONS)}")
         try:
-            pad = int(config.get("pad_token_id") or 0)
-            return BackboneConfig(
+            pad = config.get("pad_token_id")
+            pad = _PAD_TOKENS[kind] if pad is None else int(pad)
+            parsed = BackboneConfig(
                 model_type=kind,
                 vocab_size=int(config["vocab_size"]),
                 hidden_size=int(config["hidden_size"]),
@@ -74,14 +76,30 @@ class BackboneConfig:
                 heads=int(config["num_attention_heads"]),
                 intermediate_size=int(config["intermediate_size"]),
                 positions=int(config["max_position_embeddings"]),
-                position_offset=pad + 1 if _POSITION_OFFSETS[kind] == "pad" else 0,
+                position_offset=0 if kind == "bert" else pad + 1,
                 pad_token_id=pad,
+                token_types=int(config.get("type_vocab_size", 2)),
                 layer_norm_eps=float(config.get("layer_norm_eps", 1e-12)),
-                gelu=_ACTIVATIONS[config.get("hidden_act", "gelu")],
+                gelu=_ACTIVATIONS[activation],
                 dropout=float(config.get("hidden_dropout_prob", 0.0)),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{source}: missing or unusable entry: {error}") from error
+        except KeyError as error:
+            raise ModelError(f"{source}: the entry {error} is missing") from error
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{source}: an entry is not a number: {error}") from error
+        parsed._check(source)
+        return parsed
+
+    def _check(self, source: str) -> None:
+        for name in ("vocab_size", "hidden_size", "layers", "heads", "intermediate_size", "token_types"):
+            if getattr(self, name) < 1:
+                raise ModelError(f"{source}: {name} must be at least 1, not {getattr(self, name)}")
+        if self.hidden_size % self.heads:
+            raise ModelError(
+                f"{source}: hidden_size {self.hidden_size} does not divide into {self.heads} attention heads"
+            )
+        if self.max_length < 3:
+            raise ModelError(f"{source}: {self.positions} positions leave no room for a text")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +147,7 @@ class _Embeddings(nn.Module):
         width = config.hidden_size
         self.word_embeddings = nn.Embedding(config.vocab_size, width)
         self.position_embeddings = nn.Embedding(config.positions, width)
-        self.token_type_embeddings = nn.Embedding(2 if config.model_type == "bert" else 1, width)
+        self.token_type_embeddings = nn.Embedding(config.token_types, width)
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
 

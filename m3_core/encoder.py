@@ -4,23 +4,21 @@ import threading
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from m3_core.backbone import TokenBatch
+from m3_core.collect import Collector
 from m3_core.errors import InputError
-from m3_core.model import M3Model, find_model
+from m3_core.folder import find_model
+from m3_core.model import M3Model
 from m3_core.scoring import Weights, channel_scores
 from m3_core.store import Schema
 from m3_core.tokenizer import MCLS_EVERY, M3Tokenizer
-from m3_core.types import FloatArray, IntArray, M3Vectors, Ragged, Representation
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
+from m3_core.types import FloatArray, M3Vectors, Representation
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Beyond about a thousand tokens a CPU forward leaves the cache and slows down; a GPU wants to be filled.
@@ -49,8 +47,11 @@ class M3Encoder:
     ) -> None:
         self.model, self.tokenizer, self.mcls = model.eval(), tokenizer, mcls
         self.device = next(model.parameters()).device
-        self.max_length = self._check_length(max_length or model.config.max_length)
-        self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(self.device.type, 1024)
+        self.max_length = model.config.max_length
+        self.max_length = self._check_length(max_length)
+        self.batch_tokens = (
+            _BATCH_TOKENS.get(self.device.type, 1024) if batch_tokens is None else batch_tokens
+        )
         self._fingerprint = model.fingerprint
         self._lock = threading.Lock()
         if self.batch_tokens < 1:
@@ -116,9 +117,7 @@ class M3Encoder:
         progress: bool = False,
     ) -> M3Vectors:
         """Vectors of n queries, in order. See `encode_documents`."""
-        return self.encode_documents(
-            texts, representations=representations, max_length=max_length, progress=progress
-        )
+        return self._encode_all(texts, representations, max_length, progress)
 
     def encode_documents(
         self,
@@ -137,13 +136,7 @@ class M3Encoder:
             InputError: an element is not a string (names its index), or max_length is out of range.
             RepresentationMissing: the model has no head for what was asked.
         """
-        if isinstance(texts, str | bytes):
-            raise InputError(f"give a list of texts, not one {type(texts).__name__}: [{texts[:40]!r}, ...]")
-        vectors = self._encode(list(texts), self._wanted(representations), max_length, progress)
-        _warn_truncated(
-            int(vectors.truncated.sum()), len(vectors), self._check_length(max_length or self.max_length)
-        )
-        return vectors
+        return self._encode_all(texts, representations, max_length, progress)
 
     def iter_documents(
         self,
@@ -160,12 +153,10 @@ class M3Encoder:
         """
         if look_ahead < 1:
             raise InputError(f"look_ahead must be at least 1, not {look_ahead}")
-        wanted, cut, total = self._wanted(representations), 0, 0
-        for block in _blocks(texts, look_ahead):
-            vectors = self._encode(block, wanted, max_length, progress=False, first=total)
-            cut, total = cut + int(vectors.truncated.sum()), total + len(block)
-            yield vectors
-        _warn_truncated(cut, total, self._check_length(max_length or self.max_length))
+        _check_texts(texts)
+        return self._encode_blocks(
+            _blocks(texts, look_ahead), self._wanted(representations), self._check_length(max_length)
+        )
 
     def compute_scores(
         self,
@@ -178,18 +169,24 @@ class M3Encoder:
 
         The mixed modes are plain weighted sums ``w_dense·s_dense + w_sparse·s_sparse (+ w_multi·s_multi)``;
         FlagEmbedding divides them by the sum of the weights. By default the paper's weights 1, 0.3, 1.
+
+        Raises:
+            InputError: an element is not a pair of strings (names its index).
+            RepresentationMissing: the model lacks one of the three heads.
         """
-        weights = weights or Weights()
+        weights, pairs = weights or Weights(), list(pairs)
+        self.model.check(tuple(Representation))
         for row, pair in enumerate(pairs):
-            if isinstance(pair, str) or len(pair) != 2:
-                raise InputError(f"the pair at index {row} is not (query, passage): {pair!r}")
-        queries, query_rows = self._encode_once([query for query, _ in pairs], max_length)
-        passages, passage_rows = self._encode_once([passage for _, passage in pairs], max_length)
+            if not isinstance(pair, tuple | list) or [isinstance(text, str) for text in pair] != [True] * 2:
+                raise InputError(f"the pair at index {row} is not (query, passage), two strings: {pair!r}")
+        rows: dict[str, int] = {}
+        places = [[rows.setdefault(text, len(rows)) for text in pair] for pair in pairs]
+        vectors = self._encode_all(list(rows), None, max_length, progress=False)
         scores = {kind: np.zeros(len(pairs), dtype=np.float32) for kind in Representation}
-        for row, (q, p) in enumerate(zip(query_rows, passage_rows, strict=True)):
-            passage = passages.take([p])
+        for row, (query, passage) in enumerate(places):
+            passages = vectors.take([passage])
             for kind in Representation:
-                scores[kind][row] = channel_scores(queries, q, passage, kind)[0]
+                scores[kind][row] = channel_scores(vectors, query, passages, kind)[0]
         dense_sparse = (
             weights.dense * scores[Representation.DENSE] + weights.sparse * scores[Representation.SPARSE]
         )
@@ -198,12 +195,6 @@ class M3Encoder:
             "all": dense_sparse + weights.multi * scores[Representation.MULTI],
         }
         return {**{kind.value: scores[kind] for kind in Representation}, **mixed}
-
-    def _encode_once(self, texts: Sequence[str], max_length: int | None) -> tuple[M3Vectors, list[int]]:
-        """The vectors of the distinct texts, and for each text its row among them."""
-        rows: dict[str, int] = {}
-        places = [rows.setdefault(text, len(rows)) for text in texts]
-        return self.encode_documents(list(rows), max_length=max_length), places
 
     def _wanted(self, representations: Collection[Representation] | None) -> tuple[Representation, ...]:
         if representations is None:
@@ -219,32 +210,59 @@ class M3Encoder:
         self.model.check(wanted)
         return wanted
 
-    def _check_length(self, max_length: int) -> int:
+    def _check_length(self, max_length: int | None) -> int:
         limit = self.model.config.max_length
-        if not 3 <= max_length <= limit:
-            raise InputError(f"max_length must be 3 to {limit} tokens for this model, not {max_length}")
+        if max_length is None:
+            return self.max_length
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or not 3 <= max_length <= limit:
+            raise InputError(f"max_length must be 3 to {limit} tokens for this model, not {max_length!r}")
         return max_length
+
+    def _encode_all(
+        self,
+        texts: Iterable[str],
+        representations: Collection[Representation] | None,
+        max_length: int | None,
+        progress: bool,
+    ) -> M3Vectors:
+        _check_texts(texts)
+        limit = self._check_length(max_length)
+        vectors = self._encode(list(texts), self._wanted(representations), limit, progress=progress)
+        _warn_truncated(int(vectors.truncated.sum()), len(vectors), limit, stacklevel=4)
+        return vectors
+
+    def _encode_blocks(
+        self, blocks: Iterable[list[str]], wanted: Sequence[Representation], limit: int
+    ) -> Iterator[M3Vectors]:
+        cut = total = 0
+        for block in blocks:
+            vectors = self._encode(block, wanted, limit, first=total)
+            cut, total = cut + int(vectors.truncated.sum()), total + len(block)
+            yield vectors
+        _warn_truncated(cut, total, limit, stacklevel=3)
 
     def _encode(
         self,
         texts: Sequence[str],
         wanted: Sequence[Representation],
-        max_length: int | None,
-        progress: bool,
+        limit: int,
+        *,
+        progress: bool = False,
         first: int = 0,
     ) -> M3Vectors:
-        limit = self._check_length(max_length or self.max_length)
         tokens, truncated = self.tokenizer.encode(texts, limit, mcls=self.mcls, first=first)
-        collected = _Collector(len(texts), wanted, self)
-        batches = plan_batches([len(row) for row in tokens], self.batch_tokens)
+        lengths = [len(row) for row in tokens]
         every = MCLS_EVERY + 1 if self.mcls else None
+        # The last token is no CLS; of those before it, the first is one, and with MCLS every 257th.
+        vectors = [length - 1 - (length - 2) // every if every else length - 1 for length in lengths]
+        collector = Collector(self.model, wanted, vectors, self.tokenizer.special_ids)
         with _progress(len(texts), progress) as advance:
-            for rows in batches:
+            for rows in plan_batches(lengths, self.batch_tokens):
                 batch = TokenBatch.of([tokens[row] for row in rows], self.device, cls_every=every)
                 with torch.inference_mode():
-                    collected.add(rows, batch, self.model(batch, wanted))
+                    collector.add(rows, batch, self.model(batch, wanted))
                 advance(len(rows))
-        return collected.finish(np.asarray(truncated, dtype=np.bool_))
+        return collector.finish(np.asarray(truncated, dtype=np.bool_))
 
 
 def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -264,64 +282,11 @@ def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-class _Collector:
-    """Puts the outputs of batches where their texts were in the input."""
-
-    def __init__(self, size: int, wanted: Sequence[Representation], encoder: M3Encoder) -> None:
-        config = encoder.model.config
-        self.size, self.vocab = size, config.vocab_size
-        self.special = np.asarray(sorted(encoder.tokenizer.special_ids), dtype=np.int64)
-        dense = Representation.DENSE in wanted
-        self.dense = np.zeros((size, config.hidden_size), dtype=np.float32) if dense else None
-        self.sparse: list[tuple[IntArray, FloatArray]] | None = (
-            [] if Representation.SPARSE in wanted else None
-        )
-        head = encoder.model.colbert_linear
-        self.width = head.out_features if head is not None and Representation.MULTI in wanted else None
-        self.multi: list[FloatArray] = [np.empty((0, self.width or 0), np.float32)] * size
-
-    def add(self, rows: Sequence[int], batch: TokenBatch, output: Any) -> None:
-        owners = np.repeat(np.asarray(rows, dtype=np.int64), batch.lengths)
-        if self.dense is not None:
-            self.dense[rows] = output.dense.float().cpu().numpy()
-        if self.sparse is not None:
-            ids, weights = batch.ids.cpu().numpy(), output.weights.float().cpu().numpy()
-            self.sparse.append(_lexical_weights(owners, ids, weights, self.special, self.vocab))
-        if self.width is not None:
-            values = output.multi.float().cpu().numpy()
-            kept = owners[~batch.cls.cpu().numpy()]
-            starts = np.flatnonzero(np.diff(kept, prepend=-1)).tolist()
-            for start, end in pairwise([*starts, len(kept)]):
-                self.multi[kept[start]] = values[start:end]
-
-    def finish(self, truncated: np.ndarray[Any, np.dtype[np.bool_]]) -> M3Vectors:
-        multi = None if self.width is None else Ragged.from_rows(self.multi, dimension=self.width)
-        sparse = None if self.sparse is None else _csr(self.sparse, self.size, self.vocab)
-        return M3Vectors(dense=self.dense, sparse=sparse, multi=multi, truncated=truncated)
-
-
-def _lexical_weights(
-    owners: IntArray, ids: IntArray, weights: FloatArray, special: IntArray, vocab: int
-) -> tuple[IntArray, FloatArray]:
-    """Keys ``text * vocab + token id``, ascending, and the maximum weight over the token's positions in the text."""
-    kept = (weights > 0) & ~np.isin(ids, special)
-    keys, weights = owners[kept] * vocab + ids[kept], weights[kept]
-    order = np.argsort(keys, kind="stable")
-    keys, weights = keys[order], weights[order]
-    starts = np.flatnonzero(np.diff(keys, prepend=-1))
-    return keys[starts], np.maximum.reduceat(weights, starts) if len(starts) else weights
-
-
-def _csr(parts: Sequence[tuple[IntArray, FloatArray]], size: int, vocab: int) -> "csr_array[Any, Any]":
-    from scipy.sparse import csr_array
-
-    keys = np.concatenate([np.empty(0, np.int64), *(keys for keys, _ in parts)])
-    values = np.concatenate([np.empty(0, np.float32), *(values for _, values in parts)])
-    order = np.argsort(keys, kind="stable")
-    rows, columns = np.divmod(keys[order], vocab)
-    indptr = np.zeros(size + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=size), out=indptr[1:])
-    return csr_array((values[order], columns, indptr), shape=(size, vocab))
+def _check_texts(texts: object) -> None:
+    if isinstance(texts, str | bytes):
+        raise InputError(f"give a list of texts, not one {type(texts).__name__}: [{texts[:40]!r}, ...]")
+    if not isinstance(texts, Iterable):
+        raise InputError(f"give a list of texts, not {type(texts).__name__}")
 
 
 def _blocks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -337,13 +302,13 @@ def _blocks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield block
 
 
-def _warn_truncated(cut: int, total: int, max_length: int) -> None:
+def _warn_truncated(cut: int, total: int, max_length: int, *, stacklevel: int) -> None:
     if cut:
         warnings.warn(
             f"{cut} of {total} texts were longer than {max_length} tokens and were cut; "
             "M3Vectors.truncated says which, m3_core.ingest(chunk_tokens=...) splits them instead",
             TruncationWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 

@@ -10,32 +10,19 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from m3_core.backbone import Backbone, BackboneConfig, TokenBatch
 from m3_core.errors import ModelError, RepresentationMissing
+from m3_core.folder import MULTI_FILE, SPARSE_FILE, read_head, read_json, read_weights
 from m3_core.tokenizer import M3Tokenizer
 from m3_core.types import Representation
 
-SPARSE_FILE, MULTI_FILE = "sparse_linear.pt", "colbert_linear.pt"
-HUB_FILES = (
-    "*.json",
-    "*.safetensors",
-    "pytorch_model*.bin",
-    SPARSE_FILE,
-    MULTI_FILE,
-    "*.txt",
-    "sentencepiece.bpe.model",
-)
-BUNDLED = Path(__file__).parent / "models"
 _IGNORED = ("pooler.", "embeddings.position_ids", "lm_head.", "cls.")
 _PREFIXES = ("roberta.", "bert.", "model.")
 
@@ -61,11 +48,16 @@ class M3Model(nn.Module):
     """
 
     def __init__(
-        self, config: Mapping[str, Any], *, sparse: bool = True, multi_dim: int | None = None
+        self,
+        config: Mapping[str, Any],
+        *,
+        sparse: bool = True,
+        multi_dim: int | None = None,
+        source: str = "config.json",
     ) -> None:
         super().__init__()
         self.raw_config = dict(config)
-        self.config = BackboneConfig.from_json(config)
+        self.config = BackboneConfig.from_json(config, source)
         self.backbone = Backbone(self.config)
         width = self.config.hidden_size
         self.sparse_linear = nn.Linear(width, 1) if sparse else None
@@ -127,11 +119,17 @@ class M3Model(nn.Module):
             ModelError: a file is missing, damaged, or not of this format; named.
         """
         folder = Path(folder)
-        config = _read_config(folder)
-        state = {_strip(name): value for name, value in _read_weights(folder).items()}
+        config = read_json(folder / "config.json")
+        state = {_strip(name): value for name, value in read_weights(folder).items()}
         state = {name: value for name, value in state.items() if not name.startswith(_IGNORED)}
-        sparse, multi = _read_head(folder / SPARSE_FILE), _read_head(folder / MULTI_FILE)
-        model = M3Model(config, sparse=sparse is not None, multi_dim=len(multi["weight"]) if multi else None)
+        sparse, multi = read_head(folder / SPARSE_FILE), read_head(folder / MULTI_FILE)
+        with torch.device("meta"):  # the parameters are replaced, so none is allocated or drawn
+            model = M3Model(
+                config,
+                sparse=sparse is not None,
+                multi_dim=len(multi["weight"]) if multi else None,
+                source=str(folder / "config.json"),
+            )
         _fill(model.backbone, state, folder)
         for head, values, name in (
             (model.sparse_linear, sparse, SPARSE_FILE),
@@ -142,18 +140,25 @@ class M3Model(nn.Module):
         tokenizer = M3Tokenizer.load(folder)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ModelError(
-                f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model embeds {model.config.vocab_size}"
+                f"{folder}: tokenizer.json has token ids up to {tokenizer.vocab_size - 1}, "
+                f"the model embeds {model.config.vocab_size} tokens"
             )
         model.fingerprint = model.compute_fingerprint(tokenizer)
         return model.eval(), tokenizer
 
     def compute_fingerprint(self, tokenizer: M3Tokenizer) -> str:
-        """32 hex digits of a SHA-256 over names, shapes and float32 values of all weights, and the tokenizer."""
-        digest = hashlib.sha256()
+        """32 hex digits of a SHA-256 over all that decides a text's vectors.
+
+        That is: names, shapes and float32 values of the weights, what the configuration adds to them, and the
+        tokenizer. The same for every ``dtype`` the products are computed in.
+        """
+        config = self.config
+        used = (config.position_offset, config.heads, config.layer_norm_eps, config.gelu)
+        digest = hashlib.sha256(repr(used).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(f"{name}{tuple(value.shape)}".encode())
             digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().data)
-        digest.update(tokenizer.backend.to_str().encode())
+        digest.update(tokenizer.content())
         return digest.hexdigest()[:32]
 
     def save(self, folder: str | Path, tokenizer: M3Tokenizer, *, dtype: torch.dtype = torch.float32) -> None:
@@ -163,107 +168,19 @@ class M3Model(nn.Module):
         names = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
         config = {**self.raw_config, "torch_dtype": names[dtype]}
         _write_json(folder / "config.json", config)
-        save_file(_tensors(self.backbone, dtype), folder / "model.safetensors", metadata={"format": "pt"})
+        # The weights may be mapped from the very file that is replaced here, so it is not written in place.
+        part = folder / "model.safetensors.part"
+        save_file(_tensors(self.backbone, dtype), part, metadata={"format": "pt"})
+        part.replace(folder / "model.safetensors")
         for head, name in ((self.sparse_linear, SPARSE_FILE), (self.colbert_linear, MULTI_FILE)):
-            if head is not None:
+            if head is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
                 torch.save(_tensors(head, dtype), folder / name)
         tokenizer.save(folder)
         for name, content in _sentence_transformers_files(self.config):
             (folder / name).parent.mkdir(exist_ok=True)
             _write_json(folder / name, content)
-
-
-def find_model(name: str | Path) -> Path:
-    """The folder of a model: a folder, a bundled model's name, or a repository on the Hugging Face hub.
-
-    Raises:
-        ModelError: there is no such folder, and the hub does not have it or cannot be reached.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    if (BUNDLED / str(name)).is_dir():
-        return BUNDLED / str(name)
-    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-        bundled = ", ".join(sorted(path.name for path in BUNDLED.glob("*") if path.is_dir()))
-        raise ModelError(
-            f"there is no folder {str(name)!r}; give a folder, a bundled model ({bundled}) or a hub name like BAAI/bge-m3"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=list(HUB_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelError(
-            f"{name!r} is no folder here and could not be fetched from the hub: {str(error).splitlines()[0]}"
-        ) from error
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder} holds no config.json; a BGE-M3 folder has one") from None
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} is not a JSON object")
-    return config
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    for stem, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_pickle)):
-        if (folder / stem).is_file():
-            return read(folder / stem)
-        index = folder / f"{stem}.index.json"
-        if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            return {
-                name: value for shard in shards for name, value in read(folder / Path(shard).name).items()
-            }
-    raise ModelError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read, it is damaged or cut off: {error}") from error
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """Tensors of a ``.pt`` or ``.bin`` file; anything else in it is refused, and never run."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        UnpicklingError,
-        BadZipFile,
-        EOFError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"{path} cannot be read as tensors, it is damaged or holds something else: {reason}"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} is not a dictionary of tensors")
-    return dict(state)
-
-
-def _read_head(path: Path) -> dict[str, Tensor] | None:
-    if not path.is_file():
-        return None
-    state = _read_pickle(path)
-    if set(state) != {"weight", "bias"} or state["weight"].ndim != 2:
-        raise ModelError(f"{path} should hold a weight (out, hidden) and a bias, but holds {sorted(state)}")
-    return state
 
 
 def _strip(name: str) -> str:
@@ -281,6 +198,8 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
             f"{where}: weights missing: {missing[:3] or 'none'}; weights not known: {unknown[:3] or 'none'}"
         )
     for name, value in state.items():
+        if not value.is_floating_point():
+            raise ModelError(f"{where}: {name} holds {value.dtype}; quantised weights are not supported")
         if value.shape != expected[name].shape:
             raise ModelError(
                 f"{where}: {name} has shape {tuple(value.shape)}, config.json says {tuple(expected[name].shape)}"

@@ -1,11 +1,12 @@
 """Text to token ids and back, on the Rust tokenizer of a model folder. Holds no state, so threads may share it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from m3_core.errors import InputError, ModelError
 
@@ -18,37 +19,51 @@ _SPECIAL_NAMES = {
     "pad": ("pad_token",),
     "unk": ("unk_token",),
 }
+_BACKEND, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
+    _BACKEND,
+    _CONFIG,
     "special_tokens_map.json",
     "sentencepiece.bpe.model",
     "vocab.txt",
     "added_tokens.json",
 )
+_CONTENT = ("added_tokens", "normalizer", "pre_tokenizer", "model")
+"""The parts of a ``tokenizer.json`` that decide which tokens a text has."""
 
 
 class M3Tokenizer:
     """The tokenizer of a model folder.
 
-    backend: the `tokenizers.Tokenizer`, without truncation and padding. special_ids: cls, eos, pad and unk,
-    which carry no lexical weight (as FlagEmbedding leaves them out).
+    backend: the `tokenizers.Tokenizer`, without truncation and padding; its post-processor is the framing of
+    one text, CLS and end of text. special: the token names of cls, eos, pad and unk. special_ids: their ids,
+    which carry no lexical weight (as FlagEmbedding leaves them out). files: the files of its folder, as read.
     """
 
-    def __init__(self, backend: Tokenizer, special: dict[str, str], files: dict[str, bytes]) -> None:
-        backend.no_truncation()
-        backend.no_padding()
-        self.backend = backend
-        self.files = files
+    def __init__(
+        self, backend: Tokenizer, special: Mapping[str, str], files: Mapping[str, bytes] | None = None
+    ) -> None:
+        self.backend, self.special = backend, dict(special)
+        self.files = dict(files or {})
+        if _BACKEND not in self.files:
+            self.files[_BACKEND] = backend.to_str().encode()
         found = {name: backend.token_to_id(token) for name, token in special.items()}
         ids = {name: token_id for name, token_id in found.items() if token_id is not None}
-        missing = sorted(_SPECIAL_NAMES.keys() - ids.keys())
+        missing = [name for name in _SPECIAL_NAMES if name not in ids]
         if missing:
             raise ModelError(f"the tokenizer names no {', '.join(missing)} token that is in its vocabulary")
         self.cls_id, self.eos_id, self.pad_id, self.unk_id = (
             ids[name] for name in ("cls", "eos", "pad", "unk")
         )
         self.special_ids = frozenset(ids.values())
+        backend.no_truncation()
+        backend.no_padding()
+        frame = [(special["cls"], self.cls_id), (special["eos"], self.eos_id)]
+        backend.post_processor = TemplateProcessing(
+            single=[special["cls"], "$A", special["eos"]],
+            pair=[special["cls"], "$A", special["eos"], special["eos"], "$B", special["eos"]],
+            special_tokens=frame,
+        )
 
     @staticmethod
     def load(folder: Path) -> "M3Tokenizer":
@@ -57,32 +72,48 @@ class M3Tokenizer:
         Raises:
             ModelError: no usable tokenizer files; names the file and the reason.
         """
-        path = folder / "tokenizer.json"
         files = {name: (folder / name).read_bytes() for name in _FILES if (folder / name).is_file()}
-        special = _special_tokens(files)
         try:
-            if path.is_file():
-                return M3Tokenizer(Tokenizer.from_file(str(path)), special, files)
+            if _BACKEND in files:
+                return M3Tokenizer(_read_backend(files[_BACKEND]), _special_tokens(files), files)
             from transformers import AutoTokenizer
 
-            slow = AutoTokenizer.from_pretrained(str(folder), use_fast=True, trust_remote_code=False)
-            special = {name: getattr(slow, f"{name}_token") for name in _SPECIAL_NAMES}
+            slow = AutoTokenizer.from_pretrained(
+                str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
+            )
+            special = {name: str(getattr(slow, f"{name}_token")) for name in _SPECIAL_NAMES}
             return M3Tokenizer(slow.backend_tokenizer, special, files)
-        except ModelError as error:
-            raise ModelError(f"{folder}: {error}") from error
         except Exception as error:
             raise ModelError(f"{folder}: the tokenizer cannot be read: {error}") from error
 
     def save(self, folder: Path) -> None:
-        """Write the files it was loaded from, and ``tokenizer.json``."""
+        """Write the files it was loaded from, ``tokenizer.json`` with the framing of one text in it.
+
+        The configuration names the class that takes ``tokenizer.json`` as it is; transformers 5 rebuilds those of
+        the model's own classes from the vocabulary and its own defaults (lower case, for BERT).
+        """
         for name, content in self.files.items():
             (folder / name).write_bytes(content)
-        self.backend.save(str(folder / "tokenizer.json"))
+        config = {**_json_object(self.files, _CONFIG), "tokenizer_class": "PreTrainedTokenizerFast"}
+        for name, keys in _SPECIAL_NAMES.items():
+            config.update(dict.fromkeys(keys, self.special[name]))
+        (folder / _CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        # Not what the backend would write: another release of it may name its parts otherwise.
+        parts = json.loads(self.files[_BACKEND])
+        frame = json.loads(self.backend.to_str())["post_processor"]
+        parts |= {"post_processor": frame, "truncation": None, "padding": None}
+        (folder / _BACKEND).write_text(json.dumps(parts, ensure_ascii=False), "utf-8")
 
     @property
     def vocab_size(self) -> int:
-        """The number of tokens, added ones included."""
-        return int(self.backend.get_vocab_size())
+        """One more than the largest token id, added tokens included."""
+        return 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+
+    def content(self) -> bytes:
+        """What decides which tokens a text has, as canonical JSON; for the fingerprint."""
+        parts = json.loads(self.files[_BACKEND])
+        kept = {name: parts.get(name) for name in _CONTENT} | {"special": self.special}
+        return json.dumps(kept, sort_keys=True).encode()
 
     def encode(
         self, texts: Sequence[str], max_length: int, *, mcls: bool = False, first: int = 0
@@ -141,16 +172,28 @@ def _clean(text: object, row: int) -> str:
     return text
 
 
-def _special_tokens(files: dict[str, bytes]) -> dict[str, str]:
-    named: dict[str, Any] = {}
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        try:
-            content = json.loads(files.get(name, b"{}"))
-        except ValueError as error:
-            raise ModelError(f"{name} is not JSON: {error}") from error
-        named.update({key: value for key, value in content.items() if key.endswith("_token")})
+def _read_backend(content: bytes) -> Tokenizer:
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # the Rust side raises nothing narrower
+        raise ModelError(f"{_BACKEND} is damaged: {error}") from error
+
+
+def _special_tokens(files: Mapping[str, bytes]) -> dict[str, str]:
+    named = {**_json_object(files, _CONFIG), **_json_object(files, "special_tokens_map.json")}
     tokens: dict[str, str] = {}
     for name, keys in _SPECIAL_NAMES.items():
         value = next((named[key] for key in keys if named.get(key)), None)
-        tokens[name] = str(value["content"] if isinstance(value, dict) else value)
+        if value is not None:
+            tokens[name] = str(value["content"] if isinstance(value, dict) else value)
     return tokens
+
+
+def _json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(files.get(name, b"{}"))
+    except ValueError as error:
+        raise ModelError(f"{name} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{name} is not a JSON object")
+    return content
