@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from m3_core.errors import FilterError
-from m3_core.types import FIELD_NAME, Json
+from m3_core.types import FIELD_NAME, MAX_DEPTH, Json
 
 Scalar: TypeAlias = str | int | float | bool
 RangeOperator: TypeAlias = Literal["$gt", "$gte", "$lt", "$lte"]
@@ -49,6 +49,7 @@ class Filter:
         """
         if where is None or isinstance(where, Filter):
             return where
+        _check_depth(where)
         return _parse_object(where)
 
     def matches(self, metadata: Mapping[str, Json]) -> bool:
@@ -193,6 +194,22 @@ def _values(metadata: Mapping[str, Json], path: str) -> Iterator[Json]:
     for item in value if isinstance(value, list | tuple) else (value,):
         if item is not None:
             yield item
+
+
+def _check_depth(where: object) -> None:
+    """Raise FilterError if the filter has more levels than recursion can follow, here or in an engine."""
+    level = {id(where): where}
+    for _ in range(MAX_DEPTH):
+        inner = [
+            child
+            for item in level.values()
+            if isinstance(item, Mapping | list | tuple)
+            for child in (item.values() if isinstance(item, Mapping) else item)
+        ]
+        level = {id(child): child for child in inner}
+        if not level:
+            return
+    raise FilterError(f"the filter is nested more than {MAX_DEPTH} levels deep")
 
 
 def _parse_object(where: object) -> Filter:

@@ -22,6 +22,8 @@ Json: TypeAlias = Any
 """What JSON can say: None, bool, int, float, str, and lists and string-keyed dictionaries of these."""
 
 MAX_ID_BYTES = 512
+MAX_DEPTH = 64
+"""Levels of metadata, and of a filter; readers of JSON give up at some depth, the strictest known at 128."""
 FIELD_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 """A metadata field in a filter: ASCII letters, digits, ``_`` and ``-``, with dots for nesting."""
 
@@ -135,17 +137,22 @@ class M3Vectors:
         if self.sparse is None:
             raise InputError("these vectors have no sparse representation")
         start, end = self.sparse.indptr[row], self.sparse.indptr[row + 1]
-        return self.sparse.indices[start:end].astype(np.int64), self.sparse.data[start:end].astype(np.float32)
+        tokens: IntArray = self.sparse.indices[start:end].astype(np.int64)
+        order = np.argsort(tokens)
+        return tokens[order], self.sparse.data[start:end].astype(np.float32)[order]
 
     @staticmethod
     def concat(parts: Sequence["M3Vectors"]) -> "M3Vectors":
         """The texts of all parts, in order; the parts must hold the same representations."""
+        if not parts:
+            raise InputError("there are no parts to join")
         if len(parts) == 1:
             return parts[0]
         kinds = {part.representations for part in parts}
         if len(kinds) != 1:
             raise InputError(
-                f"cannot join vectors with different representations: {[sorted(k) for k in kinds]}"
+                "cannot join vectors with different representations: "
+                + " and ".join(sorted(", ".join(sorted(kind)) or "none" for kind in kinds))
             )
         (kind,) = kinds
         dense = [part.dense for part in parts if part.dense is not None]
@@ -246,7 +253,9 @@ def _check_string(value: str, where: str) -> None:
         raise InputError(f"{where} holds a lone surrogate, which no store can keep") from None
 
 
-def _check_json(value: Json, where: str) -> None:
+def _check_json(value: Json, where: str, level: int = 1) -> None:
+    if level > MAX_DEPTH + 1:
+        raise InputError(f"{where[:200]}: metadata may be nested {MAX_DEPTH} levels deep, this is deeper")
     match value:
         case None | bool():
             return
@@ -260,7 +269,7 @@ def _check_json(value: Json, where: str) -> None:
                 raise InputError(f"{where}: {value} is not a JSON number; leave the field out or use null")
         case list() | tuple():
             for item in value:
-                _check_json(item, where)
+                _check_json(item, where, level + 1)
         case Mapping():
             for key, item in value.items():
                 if not isinstance(key, str):
@@ -270,6 +279,6 @@ def _check_json(value: Json, where: str) -> None:
                         f"{where}: the key {key!r} is empty or has a dot; dots are for nesting, use a dictionary"
                     )
                 _check_string(key, where)
-                _check_json(item, f"{where}, field {key!r}")
+                _check_json(item, f"{where}, field {key!r}", level + 1)
         case _:
             raise InputError(f"{where}: {type(value).__name__} cannot be kept as JSON: {value!r}")
