@@ -1,0 +1,37 @@
+"""Qdrant: `QdrantStore` on a server (``qdrant://``), `QdrantEdgeStore` embedded in this process (``qdrant+file://``).
+
+Both hold dense, sparse and multi-vectors in the named vectors of one collection. What is particular to the engine:
+
+- Documents with the same text have the same vectors in every store; here their points have ids made from the
+  documents' ids (uuid5), or are the documents' ids themselves (``Fields(id=None)``).
+- Numbers in metadata come back as they went in. In filters, a floating-point number that needs more than 15 or
+  16 digits is equal to its nearest neighbours (4 units in the last place): the engine's JSON parser does not
+  keep the last bit. Integers and the numbers people write (``19.99``) are compared exactly.
+- Weighted sums can be fused in the engine (`QdrantBase.search_fused`), exactly.
+"""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from m3_core.extras import require
+
+require("qdrant_edge", extra="qdrant")
+if (
+    find_spec("qdrant_client") is None
+):  # importing it takes a second, which the embedded store need not wait for
+    require("qdrant_client", extra="qdrant")
+
+from m3_integrations.qdrant.edge import QdrantEdgeStore  # noqa: E402  # after the check for the extra
+
+if TYPE_CHECKING:
+    from m3_integrations.qdrant.server import QdrantStore
+
+__all__ = ["QdrantEdgeStore", "QdrantStore"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "QdrantStore":
+        from m3_integrations.qdrant.server import QdrantStore
+
+        return QdrantStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,277 @@
+"""The store on a Qdrant server, by `qdrant_client`; ``:memory:`` is the client's stand-in for tests."""
+
+import os
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+from qdrant_client import QdrantClient, models
+
+from m3_core.errors import InputError, StoreError, StoreNotFound
+from m3_core.store import Fields, Schema
+from m3_integrations.qdrant import options as opt
+from m3_integrations.qdrant.base import LongMulti, QdrantBase
+from m3_integrations.qdrant.layout import Names, Note, new_fields
+from m3_integrations.qdrant.server_engine import METADATA_KEY, ClientEngine, is_local
+from m3_integrations.qdrant.server_errors import named_errors
+
+_NO_GRAPH = models.HnswConfigDiff(m=0)
+_DEFAULT_PORT = 6333
+_KEY_VARIABLE = "QDRANT_API_KEY"
+_QUANTIZATION: Mapping[str, Any] = {
+    "int8": models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)),
+    "binary": models.BinaryQuantization(binary=models.BinaryQuantizationConfig()),
+}
+_CONNECTING: Mapping[str, opt.Parser] = {
+    "api_key": str,
+    "timeout": int,
+    "prefer_grpc": opt.flag,
+    "grpc_port": int,
+}
+_OPENING: Mapping[str, opt.Parser] = {"exact": opt.flag, "fingerprint": str, "long_multi": str}
+_CREATING: Mapping[str, opt.Parser] = {
+    "datatype": str,
+    "on_disk": opt.flag,
+    "quantization": str,
+    "payload_indexes": opt.indexes,
+}
+_OPTIONS: Mapping[str, opt.Parser] = {**_CONNECTING, **_OPENING, **_CREATING, "https": opt.flag}
+
+
+class QdrantStore(QdrantBase):
+    """A collection on a server: ``qdrant://host:6333/pages``. Collections made here or by others.
+
+    Dense vectors get the server's HNSW graph, so that searches are approximate unless ``exact=True``;
+    multi-vectors get none (they are compared with everything that a search looks at), lexical weights an exact index.
+    """
+
+    multi_numbers = 1_048_575
+
+    @classmethod
+    def from_url(cls, url: str, *, schema: Schema | None = None, **options: Any) -> Self:
+        """Open ``qdrant://HOST:PORT/COLLECTION``; with a schema, make it if it is not there. See `open_store`.
+
+        ``qdrant://:memory:/COLLECTION`` is new and empty each time. Options, in the URL or beside it: those of
+        `create` and `open`; ``https`` (by default TLS is spoken if there is an API key); names of fields
+        (``text=page_content``; ``multi=none`` leaves a channel out). Those that only matter when a collection is
+        made are passed over where there is one.
+        """
+        place, merged = opt.split_url(url, options)
+        fields, settings = opt.read_options(merged, _OPTIONS)
+        groups = [
+            {name: settings[name] for name in settings.keys() & group}
+            for group in (_CONNECTING, _OPENING, _CREATING)
+        ]
+        connecting, opening, creating = groups
+        https = settings.get("https", bool(connecting.get("api_key", os.environ.get(_KEY_VARIABLE))))
+        location, collection = _split_place(place, https=https)
+        with _connected(location, **connecting) as connection:
+            if schema is None or _exists(connection, collection):
+                return cls.open(connection, collection, fields=fields, schema=schema, **opening)
+            opening.pop("fingerprint", None)
+            names = opt.new_fields(fields)
+            return cls.create(connection, collection, schema=schema, fields=names, **creating, **opening)
+
+    @classmethod
+    def create(
+        cls,
+        location: "str | QdrantClient | _Connection",
+        collection: str,
+        *,
+        schema: Schema,
+        fields: Fields = Fields(),
+        datatype: str = "float32",
+        on_disk: bool | None = None,
+        quantization: Any = None,
+        hnsw: models.HnswConfigDiff | None = None,
+        payload_indexes: opt.PayloadIndexes | None = None,
+        exact: bool | None = None,
+        long_multi: LongMulti = "fail",
+        collection_options: Mapping[str, Any] | None = None,
+        **connecting: Any,
+    ) -> Self:
+        """Make a collection.
+
+        location: ``http://host:6333``, ``https://...``, ``:memory:``, or a client of your own, which stays open.
+        datatype: of dense and multi-vectors; ``float16`` halves them (scores within 1e-3). on_disk: whether vectors
+        and the sparse index are left on disk. quantization: of dense and multi-vectors: ``"int8"``, ``"binary"`` or
+        a configuration of `qdrant_client`. hnsw: of the dense vectors. payload_indexes: for filters that are often
+        used. exact: whether searches look at everything. long_multi: what to do with a multi-vector of a million
+        numbers or more, which the server refuses: ``"fail"``, or ``"cut"`` with a warning. collection_options: for
+        `QdrantClient.create_collection` (shards, replicas, ...). connecting: ``api_key`` (or the environment's
+        QDRANT_API_KEY), ``timeout`` in seconds, ``prefer_grpc``, ``grpc_port``.
+
+        Raises:
+            StoreError: there is a collection of that name already, or the server says no.
+            StoreUnavailable: the server does not answer.
+        """
+        names = new_fields(fields, schema)
+        paths = opt.index_paths(payload_indexes, names)
+        vectors, sparse = _vectors(schema, names, opt.check_datatype(datatype), on_disk, quantization, hnsw)
+        note = Note(str(uuid.uuid4()), schema.fingerprint, schema.sparse, names)
+        with _connected(location, **connecting) as connection:
+            client, place = connection.client, connection.place(collection)
+            if _exists(connection, collection):
+                raise StoreError(f"there is a collection {place} already; open it, or use another name")
+            with named_errors(place):
+                client.create_collection(
+                    collection,
+                    vectors_config=vectors,
+                    sparse_vectors_config=sparse,
+                    metadata={METADATA_KEY: note.to_json()},
+                    **(collection_options or {}),
+                )
+                for path, kind in paths.items() if not is_local(client) else ():
+                    client.create_payload_index(
+                        collection, path, field_schema=models.PayloadSchemaType(kind), wait=True
+                    )
+            engine = ClientEngine(client, collection, place, owned=connection.owned)
+            store = cls._checked(
+                engine, schema=None, place=place, fields=names, exact=exact, long_multi=long_multi
+            )
+            if store.fingerprint != schema.fingerprint:
+                warnings.warn(
+                    f"{place}: this server keeps no metadata of collections (1.16 and later do), so that a "
+                    "search with another model cannot be noticed",
+                    stacklevel=2,
+                )
+            return store
+
+    @classmethod
+    def open(
+        cls,
+        location: "str | QdrantClient | _Connection",
+        collection: str,
+        *,
+        fields: Fields | Names | None = None,
+        schema: Schema | None = None,
+        fingerprint: str | None = None,
+        exact: bool | None = None,
+        long_multi: LongMulti = "fail",
+        **connecting: Any,
+    ) -> Self:
+        """Open a collection, made here or by others; location, long_multi and connecting are as in `create`.
+
+        fields: its names, or some of them; by default those it was made with, or the usual ones that are there.
+        exact: whether searches look at everything; by default where there is no approximate index.
+
+        Raises:
+            StoreNotFound: there is none of that name. StoreUnavailable: the server does not answer.
+            SchemaMismatch: it does not fit the fields, the schema or the fingerprint, where they are given.
+        """
+        with _connected(location, **connecting) as connection:
+            place = connection.place(collection)
+            if not _exists(connection, collection):
+                raise StoreNotFound(f"there is no collection {place}; make one by ingesting into it")
+            return cls._checked(
+                ClientEngine(connection.client, collection, place, owned=connection.owned),
+                schema=schema,
+                fingerprint=fingerprint,
+                place=place,
+                fields=fields,
+                exact=exact,
+                long_multi=long_multi,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """A client, and whether the store closes it."""
+
+    client: QdrantClient
+    owned: bool
+
+    def place(self, collection: str) -> str:
+        """What errors call the collection; no credentials."""
+        made_with = self.client.init_options
+        if is_local(self.client):
+            return f"qdrant://{made_with.get('path') or ':memory:'}/{collection}"
+        host, port = made_with.get("host") or "localhost", made_with.get("port") or _DEFAULT_PORT
+        if url := made_with.get("url") or made_with.get("location"):
+            parts = urlsplit(url if "//" in url else f"//{url}")
+            host, port = parts.hostname or host, parts.port or port
+        return f"qdrant://{host}:{port}/{collection}"
+
+
+@contextmanager
+def _connected(
+    location: "str | QdrantClient | _Connection", *, api_key: str | None = None, **connecting: Any
+) -> Iterator[_Connection]:
+    """A connection that is closed, if it is ours, when the block fails."""
+    match location:
+        case _Connection():
+            connection = location
+        case QdrantClient():
+            connection = _Connection(location, owned=False)
+        case ":memory:":
+            connection = _Connection(QdrantClient(":memory:"), owned=True)
+        case _:
+            key = api_key or os.environ.get(_KEY_VARIABLE)
+            client = QdrantClient(url=location, api_key=key, check_compatibility=False, **connecting)
+            connection = _Connection(client, owned=True)
+    try:
+        yield connection
+    except BaseException:
+        if connection.owned:
+            connection.client.close()
+        raise
+
+
+def _exists(connection: _Connection, collection: str) -> bool:
+    with named_errors(connection.place(collection)):
+        return connection.client.collection_exists(collection)
+
+
+def _split_place(place: str, *, https: bool) -> tuple[str, str]:
+    """The location and the collection of ``HOST:PORT/[PREFIX/]COLLECTION``.
+
+    Raises:
+        InputError: there is no host or no collection, or there are credentials.
+    """
+    host, _, path = place.partition("/")
+    prefix, _, collection = path.rpartition("/")
+    if "@" in host:
+        raise InputError(
+            f"a URL of Qdrant holds no credentials; give api_key=... to open_store, or set {_KEY_VARIABLE}"
+        )
+    if not host or not collection:
+        raise InputError(f"'qdrant://{place}' names no collection; write qdrant://localhost:6333/pages")
+    if host == ":memory:":
+        return host, unquote(collection)
+    return f"{'https' if https else 'http'}://{host}{prefix and '/' + prefix}", unquote(collection)
+
+
+def _vectors(
+    schema: Schema,
+    names: Fields,
+    datatype: str,
+    on_disk: bool | None,
+    quantization: Any,
+    hnsw: models.HnswConfigDiff | None,
+) -> tuple[dict[str, models.VectorParams], dict[str, models.SparseVectorParams]]:
+    if isinstance(quantization, str):
+        if quantization not in _QUANTIZATION:
+            raise InputError(f"quantization is {' or '.join(_QUANTIZATION)}, not {quantization!r}")
+        quantization = _QUANTIZATION[quantization]
+    common: dict[str, Any] = {
+        "distance": models.Distance.DOT,
+        "datatype": models.Datatype(datatype),
+        "on_disk": on_disk,
+        "quantization_config": quantization,
+    }
+    vectors = {}
+    if names.dense is not None and schema.dense is not None:
+        vectors[names.dense] = models.VectorParams(size=schema.dense, hnsw_config=hnsw, **common)
+    if names.multi is not None and schema.multi is not None:
+        vectors[names.multi] = models.VectorParams(
+            size=schema.multi,
+            hnsw_config=_NO_GRAPH,
+            multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+            **common,
+        )
+    index = models.SparseVectorParams(index=models.SparseIndexParams(on_disk=on_disk))
+    return vectors, {} if names.sparse is None else {names.sparse: index}

@@ -1,0 +1,73 @@
+"""What goes wrong with a server, as this library's errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc  # type: ignore[import-untyped]
+import httpx
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from m3_core.errors import StoreError, StoreNotFound, StoreUnavailable
+
+_KEY_REFUSED = "the server refuses the API key; give api_key=... or set QDRANT_API_KEY"
+_BUSY = {408, 425, 429}
+_GRPC_UNAVAILABLE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
+}
+_GRPC_REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+
+
+@contextmanager
+def named_errors(place: str) -> Iterator[None]:
+    """Our errors instead of the client's. No message holds a header, and with it the API key."""
+    try:
+        yield
+    except UnexpectedResponse as error:
+        raise _http_error(error, place) from error
+    except ResourceExhaustedResponse as error:
+        raise StoreUnavailable(
+            f"{place}: the server asks to wait {error.retry_after_s} s: {error.message}"
+        ) from error
+    except ResponseHandlingException as error:
+        if not isinstance(error.source, httpx.TransportError):
+            raise StoreError(f"{place}: the server's answer cannot be read: {error.source}") from error
+        raise StoreUnavailable(
+            f"{place}: the server does not answer ({_cause(error.source)}); is it running, and is it right to "
+            "speak TLS with it (https=true) or not (https=false)?"
+        ) from error
+    except grpc.RpcError as error:
+        raise _grpc_error(error, place) from error
+    except (ValueError, KeyError) as error:
+        raise StoreError(f"{place}: {error}") from error
+
+
+def _cause(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _http_error(error: UnexpectedResponse, place: str) -> StoreError:
+    code = error.status_code or 0
+    try:
+        message = str(error.structured()["status"]["error"])
+    except (ValueError, KeyError, TypeError):  # an answer that is not Qdrant's: a proxy's
+        message = error.content[:200].decode(errors="replace")
+    said = f"{place}: {code} {error.reason_phrase}: {message}"
+    if code in (401, 403):
+        return StoreError(f"{said}; {_KEY_REFUSED}")
+    if code == 404:
+        return StoreNotFound(said)
+    return StoreUnavailable(said) if code in _BUSY or code >= 500 else StoreError(said)
+
+
+def _grpc_error(error: grpc.RpcError, place: str) -> StoreError:
+    code = error.code() if isinstance(error, grpc.Call) else None
+    said = f"{place}: {error.details() if isinstance(error, grpc.Call) else error}"
+    if code in _GRPC_REFUSED:
+        return StoreError(f"{said}; {_KEY_REFUSED}")
+    if code is grpc.StatusCode.NOT_FOUND:
+        return StoreNotFound(said)
+    return StoreUnavailable(said) if code in _GRPC_UNAVAILABLE else StoreError(said)
