@@ -1,0 +1,296 @@
+"""One run of `m3_core.ingestion`: read, look up, split, encode, hand over to the writer, delete what went away."""
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Protocol, TypeAlias
+
+from m3_core.chunking import Chunker
+from m3_core.errors import IngestError, InputError, M3Error
+from m3_core.journal import Fate, Journal
+from m3_core.progress import bar
+from m3_core.rejects import RejectLog
+from m3_core.sources import Rejected
+from m3_core.store import Store
+from m3_core.templates import Template
+from m3_core.types import Document, M3Vectors, Representation, check_document
+from m3_core.writer import Entry, Part, Piece, Writer
+
+logger = logging.getLogger("m3_core.ingest")
+
+BATCH_CHARACTERS = 65_536
+"""Texts are encoded and written in pieces of about this size, because vectors are larger than texts by far."""
+ASK_ABOVE = 0.1
+"""The part of a source's documents that may go away without a question."""
+
+Confirm: TypeAlias = Callable[[int, int], bool]
+"""Asked with the number of documents to delete and the number the source had; true deletes them."""
+
+
+class Encoder(Protocol):
+    """What ingest needs of an encoder; `M3Encoder` is one. Chunking needs its ``tokenizer`` too."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def max_length(self) -> int: ...
+    def encode_documents(
+        self, texts: Sequence[str], *, representations: Collection[Representation] | None = None
+    ) -> M3Vectors: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did, in documents (not in chunks).
+
+    read: that came out of the source, the rejected included; after a complete run it is the sum of
+    written, skipped, duplicates and rejected. written: new and changed ones. skipped: unchanged. changed:
+    those of the written that replaced an earlier content. duplicates: ids that came again; the last content
+    counts. missing: that the source no longer has (counted with ``delete_missing``). deleted: of those.
+    truncated: texts cut at the encoder's ``max_length``.
+    """
+
+    read: int = 0
+    written: int = 0
+    skipped: int = 0
+    changed: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    missing: int = 0
+    deleted: int = 0
+    truncated: int = 0
+    seconds: float = 0.0
+
+
+class IngestStopped(IngestError):
+    """The run could not go on. ``summary`` says how far it came, ``__cause__`` why; the next run goes on from there."""
+
+    def __init__(self, message: str, summary: Summary) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+class IngestInterrupted(KeyboardInterrupt):
+    """Ctrl-C: what was being written was finished. ``summary`` says how far the run came."""
+
+    def __init__(self, summary: Summary) -> None:
+        super().__init__("the ingest was interrupted")
+        self.summary = summary
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of `m3_core.ingest` that hold for the whole run."""
+
+    source: str
+    encode: Callable[[Document], str]
+    chunker: Chunker | None
+    delete_missing: bool
+    confirm: Confirm | None
+    batch_size: int
+    patience: float
+    progress: bool
+
+
+class Run:
+    """The state of a run; `run` does it."""
+
+    def __init__(
+        self, encoder: Encoder, store: Store, journal: Journal, rejects: RejectLog, settings: Settings
+    ) -> None:
+        self.encoder, self.store, self.journal = encoder, store, journal
+        self.rejects, self.settings = rejects, settings
+        self.read = self.skipped = self.duplicates = self.missing = self.deleted = 0
+        self.started = time.monotonic()
+        # Settings that change what is stored for the same document are part of its digest.
+        self.recipe = [settings.chunker and settings.chunker.tokens, encoder.max_length]
+        self.writer = Writer(store, journal, patience=settings.patience, reject=self._refuse)
+
+    def run(self, documents: Iterable[Document | Rejected]) -> Summary:
+        settings = self.settings
+        try:
+            known = self.journal.known() if settings.delete_missing else 0
+            with _progress(settings.progress) as advance:
+                for batch in _batches(self._accepted(documents, advance), settings.batch_size):
+                    self._write(self._changed(batch))
+                while kept := self.journal.take_deferred(settings.batch_size):
+                    self._write([Entry(item.document, item.digest, True, True) for item in kept])
+                self.writer.finish()
+            self.journal.finish()
+            if settings.delete_missing:
+                self._delete_missing(known)
+        except KeyboardInterrupt:
+            self.writer.close(hurry=True)
+            raise IngestInterrupted(self.summary()) from None
+        except M3Error as error:
+            self.writer.close()
+            raise IngestStopped(str(error), self.summary()) from error
+        finally:
+            self.writer.close()
+        self._remark()
+        return self.summary()
+
+    def summary(self) -> Summary:
+        writer = self.writer
+        return Summary(
+            read=self.read,
+            written=writer.written,
+            skipped=self.skipped,
+            changed=writer.changed,
+            duplicates=self.duplicates,
+            rejected=self.rejects.count,
+            missing=self.missing,
+            deleted=self.deleted,
+            truncated=writer.truncated,
+            seconds=time.monotonic() - self.started,
+        )
+
+    def _accepted(
+        self, documents: Iterable[Document | Rejected], advance: Callable[[int], None]
+    ) -> Iterator[Document]:
+        for number, item in enumerate(documents, start=1):
+            self.read += 1
+            advance(1)
+            if isinstance(item, Rejected):
+                self.rejects.add(item)
+                continue
+            try:
+                if not isinstance(item, Document):
+                    raise InputError(f"a Document is wanted, not {type(item).__name__}: {item!r:.60}")
+                check_document(item)
+            except InputError as error:
+                self.rejects.add(Rejected(self.settings.source, number, str(error), f"{item!r:.1000}"))
+                continue
+            yield item
+
+    def _changed(self, documents: Sequence[Document]) -> list[Entry]:
+        """Those that must be written, the last of each id, counted."""
+        entries: dict[str, Entry] = {}
+        digests = [self._digest(document) for document in documents]
+        sightings = self.journal.sight(list(zip(documents, digests, strict=True)))
+        for document, digest, sighting in zip(documents, digests, sightings, strict=True):
+            self.duplicates += sighting.before is not None
+            self.skipped += (sighting.fate is Fate.UNCHANGED) - (sighting.before is Fate.UNCHANGED)
+            if sighting.write:
+                waiting = entries.pop(document.id, None)
+                first = sighting.before is not Fate.WRITE if waiting is None else waiting.first
+                entries[document.id] = Entry(document, digest, first, sighting.known)
+        return list(entries.values())
+
+    def _digest(self, document: Document) -> bytes:
+        content = [self.recipe, self.settings.encode(document), document.text, document.metadata]
+        return blake2b(json.dumps(content, sort_keys=True, default=dict).encode(), digest_size=16).digest()
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        parts = [part for entry in entries for part in self._split(entry)]
+        accepted = [entry for entry in entries if not entry.failed]
+        intent = self.journal.intend([(entry.document.id, entry.chunks) for entry in accepted])
+        for entry in accepted:
+            entry.intent = intent
+        start = size = 0
+        for end, part in enumerate(parts):
+            length = len(part.document.text)
+            if end > start and (size + length > BATCH_CHARACTERS or end - start == self.settings.batch_size):
+                self._encode(parts[start:end])
+                start, size = end, 0
+            size += length
+        if parts[start:]:
+            self._encode(parts[start:])
+
+    def _split(self, entry: Entry) -> list[Part]:
+        if self.settings.chunker is None:
+            return [Part(entry.document, entry, last=True)]
+        try:
+            chunks = self.settings.chunker.split(entry.document)
+        except InputError as error:
+            self._refuse(entry, str(error))
+            return []
+        entry.chunks = len(chunks)
+        return [Part(chunk, entry, last=chunk is chunks[-1]) for chunk in chunks]
+
+    def _encode(self, parts: Sequence[Part]) -> None:
+        from m3_core.encoder import TruncationWarning
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)  # the summary counts them
+            vectors = self.encoder.encode_documents(
+                [self.settings.encode(part.document) for part in parts],
+                representations=self.store.capabilities.representations,
+            )
+        self.writer.put(Piece(parts, vectors))
+
+    def _refuse(self, entry: Entry, reason: str) -> None:
+        entry.failed = True
+        content = json.dumps(
+            {"id": entry.document.id, "text": entry.document.text, "metadata": entry.document.metadata},
+            ensure_ascii=False,
+            default=dict,
+        )
+        place = f"document {entry.document.id!r}: {reason}"
+        self.rejects.add(Rejected(self.settings.source, None, place, content))
+
+    def _delete_missing(self, known: int) -> None:
+        self.missing = self.journal.missing()
+        if not self.missing:
+            return
+        if self.rejects.count:
+            logger.warning(
+                "%d documents are no longer in the source, but %d were rejected and may be among them; nothing is deleted",
+                self.missing,
+                self.rejects.count,
+            )
+            return
+        confirm = self.settings.confirm
+        if self.missing > ASK_ABOVE * known and not (confirm and confirm(self.missing, known)):
+            logger.warning(
+                "%d of %d documents are no longer in the source; that is more than a tenth and was not confirmed, "
+                "nothing is deleted",
+                self.missing,
+                known,
+            )
+            return
+        for parts in self.journal.missing_parts(size=500):
+            self.writer.retry(self.store.delete, [name for names in parts.values() for name in names])
+            self.journal.forget_deleted(list(parts))
+            self.deleted += len(parts)
+        self.journal.forget_missing()
+
+    def _remark(self) -> None:
+        if not self.read:
+            logger.warning("the source is empty")
+        if truncated := self.writer.truncated:
+            logger.warning(
+                "%d texts were longer than %d tokens and were cut; chunk_tokens splits them instead",
+                truncated,
+                self.encoder.max_length,
+            )
+        template = self.settings.encode
+        if isinstance(template, Template) and self.read and template.unfilled:
+            names = ", ".join(template.unfilled)
+            logger.warning("no document had the fields %s of the template", names)
+        if shared := self.journal.shared():
+            logger.warning(
+                "%d ids are also in other sources of this store; of equal ids the last written stays", shared
+            )
+
+
+def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if len(batch) == size or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _progress(shown: bool) -> AbstractContextManager[Callable[[int], None]]:
+    return bar("ingesting", None) if shown else nullcontext(lambda _: None)
