@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from hashlib import blake2b
 from pathlib import Path
 from typing import Self
 
@@ -59,6 +60,12 @@ _MISSING = (
     "FROM sightings s JOIN documents d ON d.id = s.id"
     f" WHERE s.source = ? AND s.run < ? AND s.id > ? AND NOT {_ELSEWHERE}"
 )
+
+
+def default_path(store: str, fingerprint: str) -> Path:
+    """Where the command line keeps the journal of a store and a model: in ``.m3`` in the current folder."""
+    digest = blake2b(f"{store}\n{fingerprint}".encode(), digest_size=6).hexdigest()
+    return Path(".m3") / f"journal-{digest}.sqlite"
 
 
 class Fate(IntEnum):

@@ -10,7 +10,8 @@ from typer.core import TyperGroup
 
 from m3_core.cli.check import check
 from m3_core.cli.encode import encode
-from m3_core.cli.output import console, error_line
+from m3_core.cli.ingest import ingest
+from m3_core.cli.output import console, error_line, show_notes
 from m3_core.cli.search import search
 from m3_core.errors import M3Error
 
@@ -34,6 +35,12 @@ class _Group(TyperGroup):
                 raise
             error_line(str(error))
             raise SystemExit(1) from None
+        except OSError as error:
+            # A file that a person named; without a name it is a closed pipe or a fault of ours.
+            if ctx.params.get("debug") or error.filename is None:
+                raise
+            error_line(f"{error.filename}: {error.strerror}")
+            raise SystemExit(1) from None
 
 
 app = typer.Typer(
@@ -54,9 +61,10 @@ def settings(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options before the command."""
+    show_notes(everything=debug)
 
 
-for command in (encode, search, check):
+for command in (encode, ingest, search, check):
     app.command()(command)
 
 

@@ -1,7 +1,10 @@
 """What the commands share: consoles, the options that several have, and how a model and a fusion are read."""
 
 import json
+import logging
 import sys
+import unicodedata
+import warnings
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,22 +54,53 @@ class FusionName(StrEnum):
 
 def error_line(message: str) -> None:
     """One line on standard error, exactly as it is (no markup is read in it)."""
-    console.print(f"m3: {' '.join(message.split())}", style="red", markup=False, highlight=False)
+    console.print(f"m3: {printable(' '.join(message.split()))}", style="red", markup=False, highlight=False)
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON on standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """One line of JSON on standard output, escaped where that is not UTF-8."""
+    escape = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=escape) + "\n")
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which a document could use to rewrite the terminal."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
+
+
+def show_notes(*, everything: bool) -> None:
+    """Print the library's log and warnings as plain lines on standard error; those of others only for debugging."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(record.getMessage())
+
+    def note(message: object, *_: Any, **__: Any) -> None:
+        console.print(f"m3: {printable(str(message))}", style="yellow", markup=False, highlight=False)
+
+    # Whatever has no handler is printed raw by the logging module; a client's own log is no news to the user.
+    logging.getLogger().addHandler(Lines() if everything else logging.NullHandler())
+    for name in ("m3_core", "m3_integrations"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [Lines()], False
+        logger.setLevel(logging.DEBUG if everything else logging.WARNING)
+    if not everything:
+        warnings.showwarning = note
 
 
 def load_encoder(
-    model: str, device: str | None = None, dtype: str | None = None, *, mcls: bool = False
+    model: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    max_length: int | None = None,
+    mcls: bool = False,
 ) -> "M3Encoder":
     """The model, with a note on standard error while it loads."""
     with console.status("loading the model ..."):
         from m3_core.encoder import M3Encoder
 
-        return M3Encoder.load(model, device=device, dtype=dtype, mcls=mcls)
+        return M3Encoder.load(model, device=device, dtype=dtype, max_length=max_length, mcls=mcls)
 
 
 def read_where(text: str | None) -> Mapping[str, Any] | None:
