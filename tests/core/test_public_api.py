@@ -64,9 +64,19 @@ def test_unknown_name_is_an_attribute_error() -> None:
         _ = m3_core.Nothing
 
 
-def test_public_names_of_the_composed_stores() -> None:
-    compose = importlib.import_module("m3_core.compose")
-    assert sorted(compose.__all__) == ["MissingMemberWarning", "SplitStore", "UnionStore"]
+@pytest.mark.parametrize(
+    ("package", "names"),
+    [
+        ("m3_core.compose", ["MissingMemberWarning", "SplitStore", "UnionStore"]),
+        ("m3_integrations.milvus", ["MilvusStore"]),
+        ("m3_integrations.qdrant", ["QdrantEdgeStore", "QdrantStore"]),
+    ],
+)
+def test_public_names_of_other_packages(package: str, names: list[str]) -> None:
+    module = importlib.import_module(package)
+    assert sorted(module.__all__) == names
+    for name in names:
+        assert getattr(module, name).__name__ == name
 
 
 def test_every_error_is_public_and_in_the_drawn_tree() -> None:
