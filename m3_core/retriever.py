@@ -16,7 +16,7 @@ from m3_core.encoder import M3Encoder
 from m3_core.errors import InputError, Unsupported
 from m3_core.explain import Explanation, explain
 from m3_core.filters import Filter, Where
-from m3_core.fusion import Fusion, WeightedSum, rank_order
+from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum, rank_order
 from m3_core.scoring import channel_scores
 from m3_core.store import AsyncStore, Store, check_fingerprint
 from m3_core.types import Document, Hit, M3Vectors, Representation
@@ -75,6 +75,8 @@ class _Search:
         self.held = store.capabilities.representations & encoder.representations
         self.fusion = _default_fusion(self.held) if fusion is None else fusion
         self.candidates, self.rescore, self.group_by = candidates, rescore, group_by
+        if not isinstance(self.fusion, WeightedSum | ReciprocalRank):
+            raise InputError(f"fusion is a WeightedSum or a ReciprocalRank, not {fusion!r}")
         if rescore not in ("store", "encode"):
             raise InputError(f"rescore is 'store' or 'encode', not {rescore!r}")
         if candidates is not None and candidates < 1:

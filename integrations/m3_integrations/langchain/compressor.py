@@ -1,0 +1,56 @@
+"""Reranking by the M3 score."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor
+from langchain_core.documents import Document as LangChainDocument
+from pydantic import ConfigDict, Field, SkipValidation, model_validator
+
+from m3_core.encoder import M3Encoder
+from m3_core.fusion import WeightedSum
+from m3_core.scoring import channel_scores, m3_score
+from m3_core.types import Representation
+from m3_integrations.langchain.convert import with_scores
+
+
+class M3Compressor(BaseDocumentCompressor):
+    """Orders documents, wherever they come from, by their M3 score against the query, best first.
+
+    The texts are encoded when they are compared. Documents are copied, and carry ``m3_score`` and ``m3_scores``
+    (by channel) in their metadata. Equal scores keep the order they came in.
+
+    fusion: the weights of the channels, by default the paper's for passages. top_n: how many are returned,
+    None for all.
+
+    Raises:
+        RepresentationMissing: the fusion weighs a channel the model does not have.
+    """
+
+    encoder: SkipValidation[M3Encoder]
+    fusion: SkipValidation[WeightedSum] = WeightedSum()
+    top_n: int | None = Field(default=None, ge=1)
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.encoder.model.check(self.fusion.representations)
+        return self
+
+    def compress_documents(
+        self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
+    ) -> list[LangChainDocument]:
+        """The documents in the order of their scores, at most ``top_n``."""
+        kinds = [kind for kind in Representation if kind in self.fusion.representations]
+        texts = [query, *(document.page_content for document in documents)]
+        vectors = self.encoder.encode_documents(texts, representations=kinds)
+        passages = vectors.take(range(1, len(texts)))
+        channels = {kind: channel_scores(vectors, 0, passages, kind).tolist() for kind in kinds}
+        scored = []
+        for row, document in enumerate(documents):
+            scores = {kind: channels[kind][row] for kind in kinds}
+            scored.append((m3_score(scores, self.fusion.weights), scores, document))
+        scored.sort(key=lambda entry: -entry[0])
+        return [with_scores(document, score, scores) for score, scores, document in scored[: self.top_n]]
