@@ -28,6 +28,7 @@ _FILES = (
     "vocab.txt",
     "added_tokens.json",
 )
+_WORD_MARKS = "▁Ġ"
 _CONTENT = ("added_tokens", "normalizer", "pre_tokenizer", "model")
 """The parts of a ``tokenizer.json`` that decide which tokens a text has."""
 
@@ -150,11 +151,17 @@ class M3Tokenizer:
         return [*framed, self.eos_id]
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """(token id, start, end) of every content token; start and end are character positions in ``text``."""
+        """(token id, start, end) of every content token; start and end are character positions in ``text``.
+
+        Spaces around a word are not covered, and a token that only marks where a word begins covers nothing.
+        """
         encoding = self.backend.encode(_clean(text, 0), add_special_tokens=False)
-        return [
-            (token, start, end) for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-        ]
+        spans = []
+        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            piece = text[start:end] if self.token(token).strip(_WORD_MARKS) else ""
+            start += len(piece) - len(piece.lstrip())
+            spans.append((token, start, start + len(piece.strip())))
+        return spans
 
     def token(self, token_id: int) -> str:
         """The token's string, for people; ids are what the library works with."""
