@@ -29,6 +29,11 @@ class Column:
 
 _INTEGERS = frozenset({"INT8", "INT16", "INT32", "INT64"})
 _EXACT = _INTEGERS | {"VARCHAR", "DOUBLE", "BOOL"}
+_UNDECLARED = "$meta"
+_WORDS = frozenset(
+    ["and", "or", "not", "in", "like", "is", "null", "exists", "true", "false", "iso", "interval"]
+)
+"""What is no name in an expression of Milvus Lite."""
 _REMEDY = "copy the documents into a collection made by MilvusStore.create, where every filter is exact"
 
 
@@ -36,12 +41,14 @@ _REMEDY = "copy the documents into a collection made by MilvusStore.create, wher
 class ColumnDialect:
     """Expressions over declared columns, and over strings inside JSON.
 
-    metadata: the JSON field that holds the metadata; "" where the fields lie at the top level, as columns
+    columns: the declared fields that are metadata. taken: the names of the others, which no undeclared
+    field can have. metadata: the JSON field that holds the metadata; "" where the fields lie at the top level, as columns
     or, if ``dynamic``, as undeclared ones. lite: Milvus Lite, which takes a string that is itself a JSON
     list for that list.
     """
 
     columns: Mapping[str, Column] = field(default_factory=dict)
+    taken: frozenset[str] = frozenset()
     metadata: str = ""
     dynamic: bool = False
     lite: bool = False
@@ -49,7 +56,7 @@ class ColumnDialect:
     @property
     def unsupported(self) -> frozenset[str]:
         """The operators that are refused for what lies inside JSON."""
-        if not self.metadata and not self.dynamic:
+        if not (self.metadata or self.dynamic or any(item.type == "JSON" for item in self.columns.values())):
             return frozenset()
         return frozenset({"$ne", "$nin", "$not", "$gt", "$gte", "$lt", "$lte", "$exists"})
 
@@ -64,7 +71,9 @@ class ColumnDialect:
         if self.metadata:
             return self._inside_json(self.metadata, [first, *rest], node, negated)
         if column is None:
-            return self._inside_json("$meta", [first, *rest], node, negated) if self.dynamic else negated
+            if not self.dynamic or first in self.taken:
+                return negated  # no document has it
+            return self._inside_json(_UNDECLARED, [first, *rest], node, negated)
         if column.type == "JSON":
             return self._inside_json(first, rest, node, negated)
         if rest:
@@ -89,11 +98,24 @@ class ColumnDialect:
                 )
 
     def _string(self, name: str, path: Sequence[str], value: str) -> str:
-        place = name + "".join(f"[{literal(part)}]" for part in path)
-        among = f"json_contains({place}, {literal(value)})"
+        place = name + _steps(path)
+        among = f"json_contains({self._bare(path) if self.lite and name == _UNDECLARED else place}, {literal(value)})"
         if self.lite:
             among = f'({among} and not ({place} like "%"))'
         return f"({place} == {literal(value)} or {among})"
+
+    def _bare(self, path: Sequence[str]) -> str:
+        """An undeclared field as Milvus Lite wants it in ``json_contains``: by its name alone."""
+        first, *rest = path
+        if not first.isidentifier() or first.lower() in _WORDS:
+            raise Unsupported(
+                f"Milvus Lite cannot look for a value in the undeclared field {first!r}; {_REMEDY}"
+            )
+        return first + _steps(rest)
+
+
+def _steps(path: Sequence[str]) -> str:
+    return "".join(f"[{literal(part)}]" for part in path)
 
 
 def _column(column: Column, node: Leaf) -> Expression:

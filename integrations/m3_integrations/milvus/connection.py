@@ -133,7 +133,8 @@ class Connection:
                     token=address.token,
                     db_name=address.database,
                     timeout=address.timeout,
-                    dedicated=True,
+                    dedicated=True,  # a shared connection would outlive the client, and Milvus Lite
+                    grpc_options=_LOCAL if self.lite else {},
                 )
         except BaseException:
             self._release()
@@ -178,6 +179,7 @@ class Connection:
             _let_go(self.address.path, self.address.collection)
 
 
+_LOCAL = {"grpc.enable_http_proxy": 0}
 _BUSY = frozenset({2, 8, 9})
 """Milvus's own codes for a server that is not there, a rate limit, and a quota."""
 

@@ -6,16 +6,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from m3_core.errors import InputError
-from m3_core.types import Document, FloatArray, IntArray, Json, M3Vectors, Representation
+from m3_core.types import FloatArray, IntArray, Json, M3Vectors, Representation
 
 Row: TypeAlias = dict[str, Any]
 """A Milvus row: field name -> value."""
 
 TEXT_BYTES = 65_535
 """The longest VARCHAR, in UTF-8 bytes."""
-METADATA_BYTES = 65_536
-"""The largest JSON value that a server takes."""
 SPARSE_SPACE = 2**32 - 1
 """Milvus knows the token ids below this; the width of sparse rows whose vocabulary is not known."""
 _SENTINEL = SPARSE_SPACE - 1
@@ -131,11 +128,3 @@ def size_of(value: Any) -> int:
     if isinstance(value, list | tuple):
         return sum(map(size_of, value))
     return 8
-
-
-def check_bytes(size: int, limit: int, what: str, document: Document, remedy: str) -> None:
-    """Raise InputError, naming the document, for what a field cannot hold."""
-    if size > limit:
-        raise InputError(
-            f"{what} of document {document.id[:80]!r} has {size:,} bytes, Milvus holds {limit:,}; {remedy}"
-        )

@@ -1,25 +1,51 @@
-"""Making a collection, and finishing one whose making was interrupted."""
+"""Connecting to a collection, making it, and finishing one whose making was interrupted."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from m3_core.errors import InputError, Unsupported
 from m3_core.store import Fields, Schema
 from m3_core.types import MAX_ID_BYTES, Representation
-from m3_integrations.milvus.connection import Connection, pymilvus
+from m3_integrations.milvus.connection import Connection, parse_url, pymilvus
 from m3_integrations.milvus.convert import TEXT_BYTES
-from m3_integrations.milvus.layout import (
-    ARRAY_CAPACITY,
-    BOUNDS,
-    KEY,
-    PROPERTY,
-    REST,
-    TERM_LENGTH,
-    TERMS,
-    Layout,
-    Marker,
-    read_layout,
-)
+from m3_integrations.milvus.documents import ARRAY_CAPACITY
+from m3_integrations.milvus.filters import TERM_LENGTH
+from m3_integrations.milvus.layout import BOUNDS, KEY, PROPERTY, REST, TERMS, Layout, Marker, read_layout
+
+
+@contextmanager
+def connecting(
+    url: str, options: Mapping[str, Any], *, create: bool, allowed: Collection[str] = ()
+) -> Iterator[tuple[Connection, dict[str, Any]]]:
+    """A connection, closed again if what follows fails, and the options that are not about it."""
+    address, given = parse_url(url, options)
+    unknown = sorted(set(given) - set(allowed))
+    if unknown:
+        raise InputError(f"a Milvus store has no option {', '.join(map(repr, unknown))} here")
+    connection = Connection(address, create=create)
+    try:
+        yield connection, given
+    except BaseException:
+        connection.close()
+        raise
+
+
+def exists(connection: Connection) -> bool:
+    """Whether there is such a collection."""
+    with connection.calling():
+        address = connection.address
+        return bool(connection.client.has_collection(address.collection, timeout=address.timeout))
+
+
+def as_mapping(name: str, value: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """An option that is a dictionary, or JSON where it stood in a URL."""
+    try:
+        held = json.loads(value) if isinstance(value, str) else value or {}
+        return dict(held)
+    except (ValueError, TypeError):
+        raise InputError(f"{name} is a dictionary, or a JSON object in a URL, not {value!r}") from None
 
 
 def create_collection(
@@ -28,8 +54,8 @@ def create_collection(
     fields: Fields,
     *,
     index: str,
-    index_params: Mapping[str, Any],
-    terms: Literal["array", "text"],
+    index_params: Mapping[str, Any] | str | None,
+    filter_terms: Literal["array", "text"] | None,
 ) -> None:
     """Make an empty collection for the dense and sparse channels of a schema.
 
@@ -51,6 +77,10 @@ def create_collection(
         raise InputError(
             f"a new collection needs a field for the id and one for the metadata, and a name once: {every}"
         )
+    params = as_mapping("index_params", index_params)
+    terms = filter_terms or ("text" if connection.lite else "array")
+    if terms not in ("array", "text"):
+        raise InputError(f"filter_terms is 'array' or 'text', not {terms!r}")
     kinds = pymilvus.DataType
     made = pymilvus.MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     made.add_field(KEY, kinds.VARCHAR, is_primary=True, max_length=64)
@@ -76,9 +106,7 @@ def create_collection(
         id=fields.id,
         metadata=fields.metadata,
     )
-    marker = Marker(
-        schema.fingerprint, schema.sparse, held, {"index_type": index, "params": dict(index_params)}
-    )
+    marker = Marker(schema.fingerprint, schema.sparse, held, {"index_type": index, "params": params})
     connection.client.create_collection(
         connection.address.collection,
         schema=made,
@@ -99,7 +127,8 @@ def open_layout(connection: Connection, fields: Fields | None) -> Layout:
                 sparse = {"index_type": "SPARSE_INVERTED_INDEX", "params": {}}
                 spec = layout.marker.index if kind is Representation.DENSE else sparse
                 wanted.add_index(field_name=field, metric_type="IP", **spec)
-        client.create_index(name, wanted, timeout=timeout)
+        # Milvus Lite has made the index when it answers, and asking it whether it has takes half a second.
+        client.create_index(name, wanted, timeout=timeout, sync=not connection.lite)
         layout = _describe(connection, fields)
     if all(column.name in layout.indexes for column in layout.columns.values() if "VECTOR" in column.type):
         client.load_collection(name, timeout=timeout)

@@ -38,6 +38,7 @@ _COMPLEMENT: Mapping[RangeOperator, RangeOperator] = {
     "$lte": "$gt",
 }
 INT64 = 2**63 - 1
+TERM_LENGTH = 24
 
 
 def translate(
@@ -89,7 +90,7 @@ def literal(value: Scalar) -> str:
 
 def _digest(*parts: str) -> str:
     """24 hexadecimal digits: of a thousand million different terms, two are equal with a chance of 1e-11."""
-    return blake2b("\0".join(parts).encode(), digest_size=12).hexdigest()
+    return blake2b("\0".join(parts).encode(), digest_size=TERM_LENGTH // 2).hexdigest()
 
 
 def _value_term(path: str, value: Scalar) -> str:

@@ -2,31 +2,20 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from m3_core.errors import InputError, SchemaMismatch
+from m3_core.errors import SchemaMismatch
 from m3_core.store import Fields, Problem, Schema
-from m3_core.types import Document, Json, Representation
+from m3_core.types import Representation
 from m3_integrations.milvus.columns import Column, ColumnDialect
-from m3_integrations.milvus.convert import (
-    METADATA_BYTES,
-    SPARSE_SPACE,
-    TEXT_BYTES,
-    Row,
-    check_bytes,
-    hashed,
-    plain,
-    split_text,
-)
-from m3_integrations.milvus.filters import IndexDialect, filter_index
+from m3_integrations.milvus.convert import SPARSE_SPACE
+from m3_integrations.milvus.filters import IndexDialect
 
 PROPERTY = "m3.collection"
 """The property of a collection that says it is one of ours: what `Marker` holds, as JSON."""
 KEY, REST, TERMS, BOUNDS = "m3_key", "m3_rest", "m3_terms", "m3_bounds"
 """Fields of our own collections: the primary key, what a VARCHAR does not hold of the text, the filter index."""
-ARRAY_CAPACITY = 4096
-TERM_LENGTH = 24
 
 _METRICS = {Representation.DENSE: ("IP", "COSINE"), Representation.SPARSE: ("IP",)}
 _TYPES = {Representation.DENSE: "FLOAT_VECTOR", Representation.SPARSE: "SPARSE_FLOAT_VECTOR"}
@@ -113,7 +102,9 @@ class Layout:
             return IndexDialect(TERMS, BOUNDS, "array" if self.columns[TERMS].type == "ARRAY" else "text")
         inside = self.fields.metadata
         columns = {} if inside else {name: self.columns[name] for name in self.metadata_columns}
-        return ColumnDialect(columns, inside, self.dynamic, self.lite)
+        return ColumnDialect(
+            columns, frozenset(self.columns) - columns.keys(), inside, self.dynamic, self.lite
+        )
 
     @property
     def metadata_columns(self) -> Sequence[str]:
@@ -134,101 +125,6 @@ class Layout:
         if self.fields.metadata:
             return [*names, self.fields.metadata]
         return [*names, *self.metadata_columns, *(["$meta"] if self.dynamic else [])]
-
-    # Documents to rows and back.
-
-    def primary_key(self, name: str) -> str | int | None:
-        """The primary key of a document, None if no document here can have this id."""
-        if self.own:
-            return hashed(name)
-        if self.key.type != "VARCHAR":
-            number = int(name) if name.isascii() and name.lstrip("-").isdigit() else None
-            return number if number is not None and str(number) == name and abs(number) < 2**63 else None
-        return name if name.encode(errors="replace").decode() == name else None
-
-    def row(self, document: Document) -> Row:
-        """The fields of a document besides its vectors.
-
-        Raises:
-            InputError: a field cannot hold what the document has; names both.
-        """
-        if self.own:
-            return self._own_row(document)
-        key = self.primary_key(document.id)
-        if key is None:
-            raise InputError(
-                f"the primary key {self.key.name!r} of {self.name} is {self.key.type}; {document.id!r} is no such id"
-            )
-        row: Row = {self.key.name: key, self.fields.text: document.text}
-        if self.fields.metadata:
-            row[self.fields.metadata] = plain(document.metadata)
-        else:
-            row |= self._columns_of(document)
-        for name, value in row.items():
-            column = self.columns.get(name)
-            if (
-                column is not None
-                and column.type == "VARCHAR"
-                and isinstance(value, str)
-                and column.max_length
-            ):
-                size = len(value.encode())
-                check_bytes(size, column.max_length, f"the field {name!r}", document, "shorten it")
-        return row
-
-    def _own_row(self, document: Document) -> Row:
-        first, *rest = split_text(document.text)
-        metadata = plain(document.metadata)
-        terms, bounds = filter_index(metadata)
-        text_terms = self.columns[TERMS].type != "ARRAY"
-        remedy = "keep long values in the text, or in a store of their own"
-        check_bytes(_json_bytes(metadata), METADATA_BYTES, "the metadata", document, remedy)
-        check_bytes(_json_bytes(bounds), METADATA_BYTES, "the index of numbers", document, remedy)
-        most = (TEXT_BYTES + 1) // (TERM_LENGTH + 1) if text_terms else ARRAY_CAPACITY
-        if len(terms) > most:
-            raise InputError(
-                f"the metadata of document {document.id[:80]!r} has {len(terms):,} values to filter by, "
-                f"Milvus holds {most:,}; {remedy}"
-            )
-        return {
-            self.key.name: hashed(document.id),
-            str(self.fields.id): document.id,
-            self.fields.text: first,
-            REST: rest,
-            self.fields.metadata: metadata,
-            TERMS: " ".join(terms) if text_terms else terms,
-            BOUNDS: bounds,
-        }
-
-    def _columns_of(self, document: Document) -> Row:
-        unknown = [name for name in document.metadata if name not in self.metadata_columns]
-        if unknown and not self.dynamic:
-            raise InputError(
-                f"{self.name} has no field {unknown[0]!r}, which document {document.id[:80]!r} has in its metadata"
-            )
-        empty = dict.fromkeys(name for name in self.metadata_columns if self.columns[name].nullable)
-        return {**empty, **plain(document.metadata)}
-
-    def document(self, row: Mapping[str, Any]) -> Document:
-        """The document of a row that was read with the `payload` fields."""
-        text = row.get(self.fields.text) or ""
-        if self.own:
-            return Document(
-                row[str(self.fields.id)], text + "".join(row[REST]), row[self.fields.metadata] or {}
-            )
-        name = str(row[self.key.name])
-        if self.fields.metadata:
-            return Document(name, text, row.get(self.fields.metadata) or {})
-        others = {self.key.name, self.fields.text}
-        return Document(
-            name,
-            text,
-            {key: plain(value) for key, value in row.items() if key not in others and value is not None},
-        )
-
-
-def _json_bytes(value: Json) -> int:
-    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def read_layout(
@@ -266,11 +162,7 @@ def read_layout(
     )
     found = {kind: _problem(layout, kind) for kind in layout.channels}
     problems = {kind: problem for kind, problem in found.items() if problem is not None}
-    return Layout(**{**_shallow(layout), "problems": problems})
-
-
-def _shallow(layout: Layout) -> dict[str, Any]:
-    return {name: getattr(layout, name) for name in Layout.__dataclass_fields__}
+    return replace(layout, problems=problems)
 
 
 def _column(described: Mapping[str, Any]) -> Column:

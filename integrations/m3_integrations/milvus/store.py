@@ -1,6 +1,5 @@
 """Documents with dense and sparse vectors in a Milvus collection, on a server or in Milvus Lite."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self
@@ -35,7 +34,7 @@ from m3_core.store import (
 )
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
 from m3_integrations.milvus.columns import ColumnDialect
-from m3_integrations.milvus.connection import Connection, parse_url
+from m3_integrations.milvus.connection import Connection
 from m3_integrations.milvus.convert import (
     SPARSE_SPACE,
     Row,
@@ -43,7 +42,8 @@ from m3_integrations.milvus.convert import (
     vector_cells,
     vectors_of,
 )
-from m3_integrations.milvus.creation import create_collection, open_layout
+from m3_integrations.milvus.creation import as_mapping, connecting, create_collection, exists, open_layout
+from m3_integrations.milvus.documents import primary_key, to_document, to_row
 from m3_integrations.milvus.filters import Expression, translate
 from m3_integrations.milvus.layout import problems
 from m3_integrations.milvus.table import MOST_ROWS, ROWS_AT_ONCE, Table
@@ -76,7 +76,7 @@ class MilvusStore(ClosingMixin):
         self._layout = layout
         self._fingerprint = held or fingerprint
         self._schema = layout.schema(self._fingerprint)
-        self._table = Table(connection, layout, _mapping("search_params", search_params))
+        self._table = Table(connection, layout, as_mapping("search_params", search_params))
         self._closed = False
 
     @classmethod
@@ -103,8 +103,8 @@ class MilvusStore(ClosingMixin):
             StoreError: there is such a collection already.
             Unsupported: the schema has neither dense nor sparse vectors, or Lite is asked for another index.
         """
-        with _connecting(url, options, create=True) as (connection, _):
-            if _exists(connection):
+        with connecting(url, options, create=True) as (connection, _):
+            if exists(connection):
                 raise StoreError(f"there is a collection {connection.address.identity} already; open it")
             return cls._make(
                 connection,
@@ -138,8 +138,8 @@ class MilvusStore(ClosingMixin):
             SchemaMismatch: a field for id, text or metadata is missing.
             FingerprintMismatch: it holds another model's vectors.
         """
-        with _connecting(url, options, create=False) as (connection, _):
-            if not _exists(connection):
+        with connecting(url, options, create=False) as (connection, _):
+            if not exists(connection):
                 raise StoreNotFound(f"there is no collection {connection.address.identity}")
             return cls(connection, fields, fingerprint, search_params)
 
@@ -153,8 +153,8 @@ class MilvusStore(ClosingMixin):
             StoreNotFound: there is no such collection, and no schema to make it for.
             SchemaMismatch: it does not fit the schema; says what does not.
         """
-        with _connecting(url, options, create=schema is not None, allowed=_SETTINGS) as (connection, given):
-            if not _exists(connection):
+        with connecting(url, options, create=schema is not None, allowed=_SETTINGS) as (connection, given):
+            if not exists(connection):
                 if schema is None:
                     raise StoreNotFound(f"there is no collection {connection.address.identity}")
                 return cls._make(connection, schema, **given)
@@ -186,8 +186,8 @@ class MilvusStore(ClosingMixin):
                 schema,
                 fields or Fields(),
                 index=index,
-                index_params=_mapping("index_params", index_params),
-                terms=filter_terms or ("text" if connection.lite else "array"),
+                index_params=index_params,
+                filter_terms=filter_terms,
             )
         return cls(connection, None, schema.fingerprint, search_params)
 
@@ -223,7 +223,7 @@ class MilvusStore(ClosingMixin):
             self._check_writable()
             batch = check_upsert(documents, vectors, self._schema)
             self._check_vocabulary(batch.vectors)
-            rows = [self._layout.row(document) for document in batch.documents]
+            rows = [to_row(self._layout, document) for document in batch.documents]
             if self._layout.lite and self._layout.dynamic:
                 self._blank_undeclared([document.id for document in batch.documents], rows)
             channels = self._layout.channels
@@ -256,7 +256,7 @@ class MilvusStore(ClosingMixin):
         check_ids(ids)
         with self._calling():
             condition = False if where is None else self._expression(where)
-            keys = [key for name in ids if (key := self._layout.primary_key(name)) is not None]
+            keys = [key for name in ids if (key := primary_key(self._layout, name)) is not None]
             expressions = [expression for expression, _ in self._table.among(keys)]
             if condition is not False:
                 expressions.append(self._table.everything() if condition is True else condition)
@@ -364,7 +364,7 @@ class MilvusStore(ClosingMixin):
 
     def _record(self, row: Row, vectors: Collection[Representation]) -> Record:
         held = {self._layout.channels[kind] for kind in vectors}
-        document = self._layout.document({name: value for name, value in row.items() if name not in held})
+        document = to_document(self._layout, {name: value for name, value in row.items() if name not in held})
         if not vectors:
             return Record(document)
         width = self._schema.sparse or SPARSE_SPACE
@@ -375,7 +375,7 @@ class MilvusStore(ClosingMixin):
         cells = query_cells(queries, by)
         found = self._table.search([cell for _, cell in cells], self._layout.channels[by], k, condition)
         for (row, _), rows in zip(cells, found, strict=True):
-            best = [Hit(self._layout.document(held), score, {by: score}) for held, score in rows]
+            best = [Hit(to_document(self._layout, held), score, {by: score}) for held, score in rows]
             if by is Representation.SPARSE:
                 best = [hit for hit in best if hit.score > 0]
             hits[row] = sorted(best, key=lambda hit: (-hit.score, hit.id))
@@ -410,35 +410,3 @@ class MilvusStore(ClosingMixin):
 
 
 _SETTINGS = frozenset({"fields", "fingerprint", "index", "index_params", "filter_terms", "search_params"})
-
-
-@contextmanager
-def _connecting(
-    url: str, options: Mapping[str, Any], *, create: bool, allowed: Collection[str] = ()
-) -> Iterator[tuple[Connection, dict[str, Any]]]:
-    """A connection, closed again if what follows fails, and the options that are not about it."""
-    address, given = parse_url(url, options)
-    unknown = sorted(set(given) - set(allowed))
-    if unknown:
-        raise InputError(f"a Milvus store has no option {', '.join(map(repr, unknown))} here")
-    connection = Connection(address, create=create)
-    try:
-        yield connection, given
-    except BaseException:
-        connection.close()
-        raise
-
-
-def _exists(connection: Connection) -> bool:
-    with connection.calling():
-        address = connection.address
-        return bool(connection.client.has_collection(address.collection, timeout=address.timeout))
-
-
-def _mapping(name: str, value: Mapping[str, Any] | str | None) -> dict[str, Any]:
-    """An option that is a dictionary, or JSON where it stood in a URL."""
-    try:
-        held = json.loads(value) if isinstance(value, str) else value or {}
-        return dict(held)
-    except (ValueError, TypeError):
-        raise InputError(f"{name} is a dictionary, or a JSON object in a URL, not {value!r}") from None

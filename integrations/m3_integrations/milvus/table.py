@@ -6,6 +6,7 @@ from typing import Any
 from m3_core.errors import InputError
 from m3_integrations.milvus.connection import Connection
 from m3_integrations.milvus.convert import Row, batches
+from m3_integrations.milvus.documents import primary_key
 from m3_integrations.milvus.filters import Expression, literal
 from m3_integrations.milvus.layout import Layout
 
@@ -61,7 +62,7 @@ class Table:
 
     def rows(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Row]:
         """The rows of the documents that are there, by id."""
-        names = {key: name for name in ids if (key := self._layout.primary_key(name)) is not None}
+        names = {key: name for name in ids if (key := primary_key(self._layout, name)) is not None}
         found: dict[str, Row] = {}
         for expression, keys in self.among(list(names), ROWS_AT_ONCE):
             rows = {row[self._name]: row for row in self._query(expression, [*fields, self._name])}
