@@ -112,11 +112,11 @@ def ingest(
 
         m3 ingest pages.jsonl qdrant+file://index/pages
 
-        m3 ingest docs/ qdrant://localhost:6333/docs --chunk-tokens 400 --delete-missing
+        m3 ingest docs/ qdrant://localhost:6333/docs --chunk-tokens 400
 
-        m3 ingest sales.csv milvus+file://index/sales --id-field sku --text-field description --number price
+        m3 ingest shop.csv milvus+file://index/shop --number price --delete-missing
 
-        zcat dump.gz | m3 ingest - qdrant://localhost:6333/dump --encode '{title}\\n{text}' --json
+        zcat dump.gz | m3 ingest - qdrant://db/dump --encode '{title}\\n{text}'
     """
     columns = Columns(
         id=id_field,

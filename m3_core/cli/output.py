@@ -78,14 +78,14 @@ def show_notes(*, everything: bool) -> None:
     def note(message: object, *_: Any, **__: Any) -> None:
         console.print(f"m3: {printable(str(message))}", style="yellow", markup=False, highlight=False)
 
+    if everything:
+        logging.basicConfig(level=logging.DEBUG, handlers=[Lines()])
+        return
     # Whatever has no handler is printed raw by the logging module; a client's own log is no news to the user.
-    logging.getLogger().addHandler(Lines() if everything else logging.NullHandler())
+    logging.getLogger().addHandler(logging.NullHandler())
     for name in ("m3_core", "m3_integrations"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [Lines()], False
-        logger.setLevel(logging.DEBUG if everything else logging.WARNING)
-    if not everything:
-        warnings.showwarning = note
+        logging.getLogger(name).handlers = [Lines()]
+    warnings.showwarning = note
 
 
 def load_encoder(

@@ -1,6 +1,7 @@
 """``m3 search``: one query against a store."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,9 +17,13 @@ from m3_core.cli.output import (
     make_fusion,
     out,
     print_json,
+    printable,
     read_where,
 )
 from m3_core.types import Hit, Representation
+
+if TYPE_CHECKING:
+    from m3_core.explain import Explanation
 
 
 def search(
@@ -46,6 +51,7 @@ def search(
     mcls: MclsOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    full: Annotated[bool, typer.Option("--full", help="The whole text, not only an excerpt.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Search a store by all channels it holds; the score of each is shown, lexical matches are bold.
@@ -54,9 +60,11 @@ def search(
 
         m3 search qdrant+file://index/demo "how do I merge cells" -k 3
 
-        m3 search qdrant+file://index/demo "表" --where '{"lang": {"$in": ["ja", "en"]}}'
+        m3 search qdrant+file://index/demo "表" --where '{"lang": "ja"}'
 
-        m3 search milvus://localhost:19530/pages "a table" --multi 1 --dense 1 --sparse 0.3 --rescore encode
+        m3 search milvus://db/pages "a table" --fusion weighted --rescore encode
+
+        m3 search qdrant://db/docs "install" --group-by parent_id --json
     """
     from m3_core.retriever import Retriever
     from m3_core.store import open_store
@@ -77,7 +85,7 @@ def search(
             if as_json:
                 print_json(_record(rank, hit))
             else:
-                _show(retriever, rank, query, hit, everything=explain)
+                _show(retriever.explain(query, hit), rank, hit, everything=explain, full=full)
         if not hits:
             console.print("nothing was found")
     finally:
@@ -90,20 +98,47 @@ def _record(rank: int, hit: Hit) -> dict[str, Any]:
     return {"rank": rank, "score": hit.score, "scores": scores, **document}
 
 
-def _show(retriever: Any, rank: int, query: str, hit: Hit, *, everything: bool) -> None:
+def _show(explanation: "Explanation", rank: int, hit: Hit, *, everything: bool, full: bool) -> None:
+    from rich.padding import Padding
     from rich.text import Text
 
-    explanation = retriever.explain(query, hit)
     scores = "  ".join(
         f"{kind.value} {hit.scores[kind]:.4f}" for kind in Representation if kind in hit.scores
     )
-    out.print(Text.assemble((f"{rank}. {hit.id}", "bold cyan"), f"   {hit.score:.4f}   ", (scores, "dim")))
+    name = printable(hit.id)
+    _print(Text.assemble((f"{rank}. {name}", "bold cyan"), f"   {hit.score:.4f}   ", (scores, "dim")))
     title = hit.document.metadata.get("title")
     if isinstance(title, str):
-        out.print(Text(f"   {title}", style="italic"))
+        _print(Text(f"   {printable(title)}", style="italic"))
+    text = Text(printable(explanation.text).replace("\n", " ").replace("\t", " "))
+    for start, end in explanation.spans:
+        text.stylize("bold", start, end)
+    if not full:
+        start, end = excerpt(len(text), explanation.spans)
+        text = Text.assemble("… " if start else "", text[start:end], " …" if end < len(text) else "")
+    _print(Padding(text, (0, 0, 0, 3)) if out.is_terminal else Text("   ").append_text(text))
     if everything:
         out.print(explanation)
-    else:
-        body = Text.assemble(*((piece, "bold" if matched else "") for piece, matched in explanation.pieces()))
-        out.print(Text("   ").append_text(body))
     out.print()
+
+
+def _print(what: Any) -> None:
+    # Lines are broken for eyes only: what goes into a pipe stays one line per item.
+    out.print(what, soft_wrap=not out.is_terminal)
+
+
+def excerpt(length: int, spans: Sequence[tuple[int, int]], size: int = 500) -> tuple[int, int]:
+    """The stretch of at most ``size`` characters that holds most of the spans (ascending), with room before the first.
+
+    >>> excerpt(2000, [(10, 15), (1500, 1505), (1600, 1610)])
+    (1375, 1875)
+    """
+    best = end = 0
+    most = 0
+    for first in range(len(spans)):
+        while end < len(spans) and spans[end][1] <= spans[first][0] + 3 * size // 4:
+            end += 1
+        if end - first > most:
+            best, most = spans[first][0], end - first
+    start = max(0, min(best - size // 4, length - size))
+    return start, min(length, start + size)
