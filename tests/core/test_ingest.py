@@ -127,9 +127,10 @@ def documents(count: int, word: str = "text") -> list[Document]:
 
 
 def dense(encoder: WordEncoder, text: str) -> FloatArray:
-    vectors = encoder.encode_documents([text])
-    assert vectors.dense is not None
-    return vectors.dense[0]
+    vectors = encoder.encode_documents([text]).dense
+    assert vectors is not None
+    row: FloatArray = vectors[0]
+    return row
 
 
 def dense_of(store: WatchedStore, name: str) -> tuple[Document, FloatArray]:
@@ -137,7 +138,8 @@ def dense_of(store: WatchedStore, name: str) -> tuple[Document, FloatArray]:
     assert record is not None
     assert record.vectors is not None
     assert record.vectors.dense is not None
-    return record.document, record.vectors.dense[0]
+    row: FloatArray = record.vectors.dense[0]
+    return record.document, row
 
 
 def balanced(summary: Summary) -> bool:
