@@ -11,6 +11,7 @@ from m3_core.types import Json, Representation
 _TOLERANCE = {"float32": 0.0, "float16": 1e-3}
 """By datatype: query and passage of unit length are each rounded by up to 2**-12 of every number in float16."""
 _CHANNELS = frozenset(kind.value for kind in Representation)
+_OTHER_MODEL = "use the model it was made with, or another collection"
 _ANY_VOCABULARY = 2**32
 """Token ids are unsigned 32-bit integers in Qdrant."""
 
@@ -215,34 +216,16 @@ def _differences(layout: Layout, names: Fields, schema: Schema, chosen: bool) ->
                 f"Fields({kind.value}=None) to leave them out",
             )
         elif name is not None and name in layout.vectors and layout.vectors[name].size != wanted:
-            yield (
-                DimensionMismatch,
-                Problem(
-                    f"{name!r} has {layout.vectors[name].size} dimensions, the model's {kind.value} vectors have {wanted}",
-                    "the model it was made with, or another collection",
-                ),
-            )
-        elif (
-            kind is Representation.SPARSE
-            and name is not None
-            and layout.note.vocabulary not in (None, wanted)
-        ):
-            yield (
-                DimensionMismatch,
-                Problem(
-                    f"{name!r} was made for {layout.note.vocabulary} tokens, the model has {wanted}",
-                    "the model it was made with, or another collection",
-                ),
-            )
+            size = layout.vectors[name].size
+            what = f"{name!r} has {size} dimensions, the model's {kind.value} vectors have {wanted}"
+            yield DimensionMismatch, Problem(what, _OTHER_MODEL)
+        elif name is not None and name in layout.sparse and layout.note.vocabulary not in (None, wanted):
+            what = f"{name!r} was made for {layout.note.vocabulary} tokens, the model has {wanted}"
+            yield DimensionMismatch, Problem(what, _OTHER_MODEL)
     held = layout.note.fingerprint
     if held is not None and schema.fingerprint is not None and held != schema.fingerprint:
-        yield (
-            FingerprintMismatch,
-            Problem(
-                f"its vectors were made by the model {held}, this model is {schema.fingerprint}",
-                "the model it was made with, or another collection",
-            ),
-        )
+        what = f"its vectors were made by the model {held}, this model is {schema.fingerprint}"
+        yield FingerprintMismatch, Problem(what, _OTHER_MODEL)
 
 
 def _problem(what: str, remedy: str) -> Finding:

@@ -1,5 +1,6 @@
 """What goes wrong with a server, as this library's errors."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,14 +35,16 @@ def named_errors(place: str) -> Iterator[None]:
         ) from error
     except ResponseHandlingException as error:
         if not isinstance(error.source, httpx.TransportError):
-            raise StoreError(f"{place}: the server's answer cannot be read: {error.source}") from error
+            raise StoreError(f"{place}: the answer cannot be read: {error.source}") from error
         raise StoreUnavailable(
             f"{place}: the server does not answer ({_cause(error.source)}); is it running, and is it right to "
             "speak TLS with it (https=true) or not (https=false)?"
         ) from error
     except grpc.RpcError as error:
         raise _grpc_error(error, place) from error
-    except (ValueError, KeyError) as error:
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{place}: the answer cannot be read; is this a Qdrant server? ({error})") from error
+    except (ValueError, KeyError) as error:  # what the stand-in in memory raises
         raise StoreError(f"{place}: {error}") from error
 
 
