@@ -326,7 +326,7 @@ def _device(name: str | None) -> torch.device:
         return torch.device(best)
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device

@@ -62,21 +62,32 @@ def _write_model(
         for name, weight in model.named_parameters():
             if "LayerNorm" not in name:
                 weight.normal_(0, 0.15)  # larger than BERT's initialisation, so that differences show
+        model.sparse_linear.bias.fill_(1.0)  # type: ignore[union-attr]  # most tokens have a weight, not all
     model.save(folder, M3Tokenizer.load(folder))
     return folder
+
+
+def _pieces() -> tuple[list[str], list[str]]:
+    """Every second word of the sample texts, and their characters: a vocabulary that no training shuffles."""
+    words = sorted({word for text in TEXTS for word in text.split()})
+    return words[::2], sorted({character for word in words for character in word})
 
 
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer BERT with a WordPiece vocabulary of the sample texts."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words, characters = _pieces()
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens = dict.fromkeys([*names, *words, *characters, *(f"##{character}" for character in characters)])
+    tokenizer = Tokenizer(
+        models.WordPiece({token: place for place, token in enumerate(tokens)}, unk_token="[UNK]")
+    )
+    tokenizer.add_special_tokens(names)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=600, special_tokens=names))
     config = {
         "model_type": "bert",
         "architectures": ["BertModel"],
@@ -100,14 +111,16 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def xlmr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer XLM-RoBERTa with a Unigram vocabulary of the sample texts."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.Unigram())
+    words, characters = _pieces()
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    scores = dict.fromkeys(names, 0.0)
+    scores |= dict.fromkeys((f"▁{word}" for word in words), -9.0) | dict.fromkeys(["▁", *characters], -6.0)
+    tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=names.index("<unk>")))
+    tokenizer.add_special_tokens(names)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=names, unk_token="<unk>")
-    tokenizer.train_from_iterator(TEXTS, trainer)
     config = {
         "model_type": "xlm-roberta",
         "architectures": ["XLMRobertaModel"],
