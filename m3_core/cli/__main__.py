@@ -1,0 +1,5 @@
+"""``python -m m3_core.cli`` is ``m3``."""
+
+from m3_core.cli import main
+
+main()
