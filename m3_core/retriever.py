@@ -15,10 +15,10 @@ import numpy as np
 from m3_core.encoder import M3Encoder
 from m3_core.errors import InputError, Unsupported
 from m3_core.explain import Explanation, explain
-from m3_core.filters import Filter, Where
+from m3_core.filters import Filter, Where, check_field
 from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum, rank_order
 from m3_core.scoring import channel_scores
-from m3_core.store import AsyncStore, Store, check_fingerprint
+from m3_core.store import AsyncStore, Store, check_fingerprint, check_size
 from m3_core.types import Document, Hit, M3Vectors, Representation
 
 Rescore: TypeAlias = Literal["store", "encode"]
@@ -79,8 +79,10 @@ class _Search:
             raise InputError(f"fusion is a WeightedSum or a ReciprocalRank, not {fusion!r}")
         if rescore not in ("store", "encode"):
             raise InputError(f"rescore is 'store' or 'encode', not {rescore!r}")
-        if candidates is not None and candidates < 1:
-            raise InputError(f"candidates must be at least 1, not {candidates}")
+        if candidates is not None:
+            check_size(candidates, "candidates")
+        if group_by is not None:
+            check_field(group_by)
         check_fingerprint(store.fingerprint, encoder.fingerprint, store.identity)
         encoder.model.check(self.fusion.representations)
         self.lacking = self.fusion.representations - store.capabilities.representations
@@ -99,16 +101,18 @@ class _Search:
                 "or use a WeightedSum with rescore='encode', which encodes the candidates' stored text"
             )
 
-    def steps(self, queries: Sequence[str], k: int, where: Where) -> _Steps:
+    def steps(self, queries: Sequence[str] | M3Vectors, k: int, where: Where) -> _Steps:
         """Search for all queries; yields what must be called and receives the answers."""
-        if k < 1:
-            raise InputError(f"k must be at least 1, not {k}")
-        if not queries:
-            return []
+        check_size(k, "k")
         parsed = Filter.parse(where)
-        vectors = yield _Ask(
-            self.encoder, "encode_queries", (list(queries),), {"representations": self.fusion.representations}
-        )
+        kinds = self.fusion.representations
+        vectors = queries
+        if not isinstance(vectors, M3Vectors):
+            vectors = yield _Ask(self.encoder, "encode_queries", (queries,), {"representations": kinds})
+        if not len(vectors):
+            return []
+        if missing := ", ".join(sorted(kinds - vectors.representations)):
+            raise InputError(f"the queries have no {missing} vectors, which the fusion gives a weight")
         count = max(k, self.candidates or CANDIDATES)
         channels = {
             kind: count for kind in Representation if kind in self.fusion.representations - self.lacking
@@ -121,16 +125,16 @@ class _Search:
             ranked = [[(hit.id, hit.score) for hit in row] for row in answer]
         else:
             answer = yield _Ask(self.store, "search", (vectors, channels), {"where": parsed})
-            found = [_collect(answer, row) for row in range(len(queries))]
+            found = [_collect(answer, row) for row in range(len(vectors))]
             if isinstance(self.fusion, WeightedSum):
                 yield from self._complete(vectors, found)
             ranked = [self._rank(row, k) for row in found]
         yield from self._complete(
             vectors, [_only(row, [name for name, _ in best]) for row, best in zip(found, ranked, strict=True)]
         )
-        missing = getattr(answer, "missing", ())
+        absent = getattr(answer, "missing", ())
         return [
-            Hits((self._hit(row, name, score) for name, score in best), missing)
+            Hits((self._hit(row, name, score) for name, score in best), absent)
             for row, best in zip(found, ranked, strict=True)
         ]
 
@@ -200,7 +204,8 @@ class Retriever(_Search):
     fusion: by default the paper's weights for passages over the channels the store holds. candidates: documents
     each channel contributes (100, or k if more). rescore: where scores come from that the search left open:
     ``"store"``, or ``"encode"`` to encode the stored text of the candidates for a channel the store does not hold.
-    group_by: a metadata field of which only the best document of each value is returned (chunks: ``parent_id``).
+    group_by: a metadata field of which only the best document of each value is returned (chunks: ``parent_id``; dots
+    reach into nested objects).
 
     Raises:
         Unsupported: the fusion weighs a channel the store does not hold. FingerprintMismatch: another model's store.
@@ -212,18 +217,24 @@ class Retriever(_Search):
     @overload
     def search(self, query: str, k: int = 10, *, where: Where = None) -> Hits: ...  # type: ignore[overload-overlap]
     @overload
-    def search(self, query: Sequence[str], k: int = 10, *, where: Where = None) -> list[Hits]: ...
+    def search(self, query: Sequence[str] | M3Vectors, k: int = 10, *, where: Where = None) -> list[Hits]: ...
 
-    def search(self, query: str | Sequence[str], k: int = 10, *, where: Where = None) -> Hits | list[Hits]:
-        """The best k documents of one query, or of each query of a list. Equal scores order by id."""
+    def search(
+        self, query: str | Sequence[str] | M3Vectors, k: int = 10, *, where: Where = None
+    ) -> Hits | list[Hits]:
+        """The best k documents of one query, or of each query of a list. Equal scores order by id.
+
+        Queries may also be vectors, with (at least) the representations that the fusion weighs.
+        """
         steps = self.steps([query] if isinstance(query, str) else query, k, where)
         answer: Any = None
         while True:
             try:
-                answer = steps.send(answer).call()
+                ask = steps.send(answer)
             except StopIteration as end:
                 results: list[Hits] = end.value
                 return results[0] if isinstance(query, str) else results
+            answer = ask.call()
 
     def explain(self, query: str, hit: Hit) -> Explanation:
         """Why the hit was found: matched tokens with their weights, the MaxSim pairs, the channel scores."""
@@ -236,12 +247,14 @@ class AsyncRetriever(_Search):
     @overload
     async def search(self, query: str, k: int = 10, *, where: Where = None) -> Hits: ...  # type: ignore[overload-overlap]
     @overload
-    async def search(self, query: Sequence[str], k: int = 10, *, where: Where = None) -> list[Hits]: ...
+    async def search(
+        self, query: Sequence[str] | M3Vectors, k: int = 10, *, where: Where = None
+    ) -> list[Hits]: ...
 
     async def search(
-        self, query: str | Sequence[str], k: int = 10, *, where: Where = None
+        self, query: str | Sequence[str] | M3Vectors, k: int = 10, *, where: Where = None
     ) -> Hits | list[Hits]:
-        """The best k documents of one query, or of each query of a list. Equal scores order by id."""
+        """The same as `Retriever.search`."""
         steps = self.steps([query] if isinstance(query, str) else query, k, where)
         answer: Any = None
         while True:
@@ -251,9 +264,11 @@ class AsyncRetriever(_Search):
                 results: list[Hits] = end.value
                 return results[0] if isinstance(query, str) else results
             if inspect.iscoroutinefunction(getattr(ask.target, ask.method)):
-                answer = await ask.call()
+                answer = ask.call()
             else:
                 answer = await asyncio.to_thread(ask.call)
+            if inspect.isawaitable(answer):
+                answer = await answer
 
     async def explain(self, query: str, hit: Hit) -> Explanation:
         """Why the hit was found: matched tokens with their weights, the MaxSim pairs, the channel scores."""
@@ -282,12 +297,22 @@ def _only(found: _Found, names: Sequence[str]) -> _Found:
 
 
 def _first_of_each(names: Sequence[str], documents: Mapping[str, Document], group_by: str) -> list[str]:
-    seen: set[Any] = set()
+    """The first of the documents with an equal value in the field; one without the field is a group of its own."""
+    seen: set[tuple[str, str]] = set()
     kept = []
     for name in names:
-        group = documents[name].metadata.get(group_by, documents[name].id)
-        key = group if isinstance(group, str | int | float | bool) else repr(group)
+        value: Any = documents[name].metadata
+        for part in group_by.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        key = ("document", name) if value is None else _equality(value)
         if key not in seen:
             seen.add(key)
             kept.append(name)
     return kept
+
+
+def _equality(value: Any) -> tuple[str, str]:
+    """Equal for values that filters take for equal: 1 and 1.0, but neither of them and true."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return type(value).__name__, repr(value)

@@ -7,7 +7,7 @@ from langchain_core.embeddings import Embeddings
 from m3_core.encoder import M3Encoder
 from m3_core.errors import MissingExtra
 from m3_core.types import Representation
-from m3_integrations.langchain.cache import VectorCache
+from m3_integrations._cache import VectorCache
 
 if TYPE_CHECKING:
     from m3_integrations.langchain.milvus_sparse import MilvusSparse

@@ -2,7 +2,7 @@
 
 from langchain_milvus.utils.sparse import BaseSparseEmbedding
 
-from m3_integrations.langchain.cache import VectorCache
+from m3_integrations._cache import VectorCache
 from m3_integrations.milvus.convert import sparse_cell
 
 

@@ -2,7 +2,7 @@
 
 from langchain_qdrant import SparseEmbeddings, SparseVector
 
-from m3_integrations.langchain.cache import VectorCache
+from m3_integrations._cache import VectorCache
 
 
 class QdrantSparse(SparseEmbeddings):
