@@ -28,14 +28,14 @@ def hashed(name: str) -> str:
 def split_text(text: str) -> list[str]:
     """The text in pieces of at most 65,535 UTF-8 bytes; a text that is short enough, also "", is one piece."""
     data = text.encode()
-    pieces = []
-    while len(data) > TEXT_BYTES:
-        end = TEXT_BYTES
+    pieces, start = [], 0
+    while len(data) - start > TEXT_BYTES:
+        end = start + TEXT_BYTES
         while data[end] & 0xC0 == 0x80:  # inside a character
             end -= 1
-        pieces.append(data[:end].decode())
-        data = data[end:]
-    return [*pieces, data.decode()]
+        pieces.append(data[start:end].decode())
+        start = end
+    return [*pieces, data[start:].decode()]
 
 
 def plain(value: Json) -> Json:
