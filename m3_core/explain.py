@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from m3_core.text import printable
+from m3_core.tokenizer import content_room
 from m3_core.types import FloatArray, Hit, Representation
 
 if TYPE_CHECKING:
@@ -70,12 +72,12 @@ class Explanation:
         from rich.text import Text
 
         yield Text.assemble(("score ", "dim"), f"{self.score:.4f}  ", *self._score_line())
-        yield Text.assemble(*((piece, "bold" if matched else "") for piece, matched in self.pieces()))
+        yield Text.assemble(*((printable(piece), "bold" if hit else "") for piece, hit in self.pieces()))
         if self.matches:
             table = Table("token", "query", "passage", "adds", title="lexical matches", title_justify="left")
             for match in self.matches:
                 table.add_row(
-                    Text(match.token),
+                    Text(printable(match.token)),
                     *(f"{x:.4f}" for x in (match.query_weight, match.passage_weight, match.product)),
                 )
             yield table
@@ -84,7 +86,8 @@ class Explanation:
                 "query token", "best passage token", "similarity", title="MaxSim", title_justify="left"
             )
             for pair in self.alignments:
-                table.add_row(Text(pair.query_token), Text(pair.passage_token), f"{pair.similarity:.4f}")
+                names = (Text(printable(name)) for name in (pair.query_token, pair.passage_token))
+                table.add_row(*names, f"{pair.similarity:.4f}")
             yield table
 
     def _score_line(self) -> Iterator[str]:
@@ -122,15 +125,19 @@ class Explanation:
 
 
 def explain(encoder: "M3Encoder", query: str, hit: Hit) -> Explanation:
-    """Encode the query and the hit's stored text once more and lay their tokens side by side."""
+    """Encode the query and the hit's stored text once more and lay their tokens side by side.
+
+    Adds up to the hit's scores if its stored text is what was encoded for the store.
+    """
     kinds = encoder.representations - {Representation.DENSE}
     text = hit.document.text
     matches: list[TokenMatch] = []
     alignments: list[Alignment] = []
     spans: list[tuple[int, int]] = []
     if kinds:
-        # MCLS shifts token places and changes nothing else for these two heads' purpose here.
         vectors = encoder.encode_queries([query, text], representations=tuple(kinds))
+        room = content_room(encoder.max_length, mcls=encoder.mcls)
+        tokens = [encoder.tokenizer.spans(part)[:room] for part in (query, text)]
         if vectors.sparse is not None:
             left, right = (
                 dict(zip(*(x.tolist() for x in vectors.sparse_row(row)), strict=True)) for row in (0, 1)
@@ -140,21 +147,15 @@ def explain(encoder: "M3Encoder", query: str, hit: Hit) -> Explanation:
                 TokenMatch(encoder.tokenizer.token(token), *weights) for token, weights in shared.items()
             ]
             matches.sort(key=lambda match: (-match.product, match.token))
-            spans = _merge(
-                (start, end) for token, start, end in encoder.tokenizer.spans(text) if token in shared
-            )
+            spans = _merge((start, end) for token, start, end in tokens[1] if token in shared)
         if vectors.multi is not None:
+            # The last multi-vector is that of the end of text.
             names = [
-                _row_tokens(encoder, part, len(vectors.multi[row])) for row, part in enumerate((query, text))
+                [*(encoder.tokenizer.token(token) for token, _, _ in part), encoder.tokenizer.special["eos"]]
+                for part in tokens
             ]
             alignments = _align(vectors.multi[0], vectors.multi[1], names[0], names[1])
     return Explanation(query, text, hit.score, dict(hit.scores), matches, alignments, spans)
-
-
-def _row_tokens(encoder: "M3Encoder", text: str, rows: int) -> list[str]:
-    """The token of every multi-vector: the content tokens that were kept, and the end of text."""
-    content = [encoder.tokenizer.token(token) for token, _, _ in encoder.tokenizer.spans(text)]
-    return [*content[: rows - 1], encoder.tokenizer.token(encoder.tokenizer.eos_id)]
 
 
 def _align(
@@ -162,7 +163,10 @@ def _align(
 ) -> list[Alignment]:
     similarity = query @ passage.T
     best = np.argmax(similarity, axis=1)
-    return [Alignment(left[i], right[j], float(similarity[i, j])) for i, j in enumerate(best.tolist())]
+    return [
+        Alignment(name, right[j], float(similarity[i, j]))
+        for i, (name, j) in enumerate(zip(left, best.tolist(), strict=True))
+    ]
 
 
 def _merge(spans: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:

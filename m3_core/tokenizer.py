@@ -130,11 +130,7 @@ class M3Tokenizer:
         encodings = self.backend.encode_batch_fast(
             [_clean(text, row) for row, text in enumerate(texts, start=first)], add_special_tokens=False
         )
-        room = max_length - 2
-        if mcls:
-            # n content tokens take n + ceil(n / 256) + 1 places.
-            blocks, rest = divmod(max_length - 1, MCLS_EVERY + 1)
-            room = blocks * MCLS_EVERY + max(0, rest - 1)
+        room = content_room(max_length, mcls=mcls)
         rows, cut = [], []
         for encoding in encodings:
             ids = encoding.ids
@@ -166,6 +162,19 @@ class M3Tokenizer:
     def token(self, token_id: int) -> str:
         """The token's string, for people; ids are what the library works with."""
         return str(self.backend.id_to_token(token_id))
+
+
+def content_room(max_length: int, *, mcls: bool = False) -> int:
+    """How many content tokens fit into ``max_length`` places, beside CLS and end of text.
+
+    >>> content_room(10), content_room(258, mcls=True), content_room(260, mcls=True)
+    (8, 256, 257)
+    """
+    if not mcls:
+        return max_length - 2
+    # n content tokens take n + ceil(n / 256) + 1 places.
+    blocks, rest = divmod(max_length - 1, MCLS_EVERY + 1)
+    return blocks * MCLS_EVERY + max(0, rest - 1)
 
 
 def _clean(text: object, row: int) -> str:

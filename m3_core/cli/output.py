@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-import unicodedata
 import warnings
 from collections.abc import Mapping
 from enum import StrEnum
@@ -13,6 +12,7 @@ import typer
 from rich.console import Console
 
 from m3_core.errors import InputError
+from m3_core.text import printable
 
 if TYPE_CHECKING:
     from m3_core.encoder import M3Encoder
@@ -61,11 +61,6 @@ def print_json(value: Any) -> None:
     """One line of JSON on standard output, escaped where that is not UTF-8."""
     escape = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     sys.stdout.write(json.dumps(value, ensure_ascii=escape) + "\n")
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which a document could use to rewrite the terminal."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
 
 
 def show_notes(*, everything: bool) -> None:

@@ -17,9 +17,9 @@ from m3_core.cli.output import (
     make_fusion,
     out,
     print_json,
-    printable,
     read_where,
 )
+from m3_core.text import printable
 from m3_core.types import Hit, Representation
 
 if TYPE_CHECKING:

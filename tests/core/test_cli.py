@@ -12,10 +12,11 @@ from typer.testing import CliRunner, Result
 
 from m3_core.cli import app
 from m3_core.cli.check import _EXTRAS
-from m3_core.cli.output import FusionName, make_fusion, printable, read_where
+from m3_core.cli.output import FusionName, make_fusion, read_where
 from m3_core.cli.search import excerpt
 from m3_core.errors import InputError
 from m3_core.fusion import ReciprocalRank, WeightedSum
+from m3_core.text import printable
 
 
 @pytest.fixture
