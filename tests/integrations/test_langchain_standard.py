@@ -78,7 +78,7 @@ class VectorStoreStandard(StoreMaker, VectorStoreIntegrationTests):
     """LangChain's tests of a vector store. Its fake embeddings have one representation; ours are a model's."""
 
     @pytest.fixture
-    def vectorstore(self, encoder: M3Encoder, tmp_path: Path) -> Iterator[VectorStore]:  # type: ignore[override]
+    def vectorstore(self, encoder: M3Encoder, tmp_path: Path) -> Iterator[VectorStore]:
         with self.make_store(encoder.schema(), tmp_path) as store:
             yield M3VectorStore(encoder, store)
 
