@@ -264,6 +264,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], he
     On a CPU, neighbours of equal length are one batched product and nothing is padded. On a GPU, where many
     small products cost more than the padding, the batch is one masked product.
     """
+    if query.device.type == "cpu" and query.requires_grad:
+        return _attend_trained(query, key, value, lengths, heads)
     if query.device.type != "cpu" and len(set(lengths)) > 1:
         return _attend_padded(query, key, value, lengths, heads)
     parts, start = [], 0
@@ -291,3 +293,20 @@ def _attend_padded(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[
         pad(query), pad(key), pad(value), attn_mask=inside[:, None, None, :]
     )
     return mixed.transpose(1, 2).flatten(2)[inside]
+
+
+def _attend_trained(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], heads: int) -> Tensor:
+    """The same, with a backward pass that is fast on a CPU: torch's fused one is 2.5 times slower in bfloat16."""
+    sizes = torch.tensor(lengths)
+    inside = torch.arange(max(lengths)) < sizes[:, None]  # (texts, longest)
+    rows = inside.flatten().nonzero().squeeze(1)
+
+    def pad(flat: Tensor) -> Tensor:
+        padded = flat.new_zeros(inside.numel(), flat.shape[1]).index_copy(0, rows, flat)
+        return padded.view(*inside.shape, heads, -1).transpose(1, 2)
+
+    scale = (query.shape[1] // heads) ** -0.5
+    outside = torch.zeros(inside.shape, dtype=query.dtype).masked_fill(~inside, -1e9)
+    scores = (pad(query) * scale) @ pad(key).transpose(2, 3) + outside[:, None, None, :]
+    mixed = scores.softmax(-1) @ pad(value)
+    return mixed.transpose(1, 2).flatten(2).flatten(0, 1)[rows]

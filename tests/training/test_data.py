@@ -169,7 +169,7 @@ def test_the_window_holds_what_the_query_asks_for() -> None:
 def test_neighbours_resemble_each_other_and_every_passage_comes_once() -> None:
     random = Random(3)
     topics = [[20 * topic + word for word in range(10)] for topic in range(6)]
-    passages = [random.sample(topics[n % 6], 5) + [200 + n] for n in range(24)]
+    passages = [[*random.sample(topics[n % 6], 5), 200 + n] for n in range(24)]
     blocks = Neighbours(passages).blocks(4, random)
     assert sorted(passage for block in blocks for passage in block) == list(range(24))
     assert all(len({passage % 6 for passage in block}) == 1 for block in blocks)
