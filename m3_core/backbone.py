@@ -308,5 +308,5 @@ def _attend_trained(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence
     scale = (query.shape[1] // heads) ** -0.5
     outside = torch.zeros(inside.shape, dtype=query.dtype).masked_fill(~inside, -1e9)
     scores = (pad(query) * scale) @ pad(key).transpose(2, 3) + outside[:, None, None, :]
-    mixed = scores.softmax(-1) @ pad(value)
+    mixed: Tensor = scores.softmax(-1) @ pad(value)
     return mixed.transpose(1, 2).flatten(2).flatten(0, 1)[rows]

@@ -84,7 +84,9 @@ def test_gradients_flow_through_both_attentions_alike() -> None:
     lengths, heads = [6, 4, 4, 1], 2
     gradients = []
     for attention in (attend, _attend_padded):
-        rows = torch.randn(15, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        rows = torch.randn(
+            15, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+        ).requires_grad_()
         (attention(rows, rows * 2, rows + 1, lengths, heads) ** 2).sum().backward()
         gradients.append(rows.grad)
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
