@@ -10,8 +10,7 @@ from pydantic import ConfigDict, Field, SkipValidation, model_validator
 
 from m3_core.encoder import M3Encoder
 from m3_core.fusion import WeightedSum
-from m3_core.scoring import channel_scores, m3_score
-from m3_core.types import Representation
+from m3_integrations._rerank import rerank
 from m3_integrations.langchain.convert import with_scores
 
 
@@ -43,14 +42,6 @@ class M3Compressor(BaseDocumentCompressor):
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
     ) -> list[LangChainDocument]:
         """The documents in the order of their scores, at most ``top_n``."""
-        kinds = [kind for kind in Representation if kind in self.fusion.representations]
-        texts = [query, *(document.page_content for document in documents)]
-        vectors = self.encoder.encode_documents(texts, representations=kinds)
-        passages = vectors.take(range(1, len(texts)))
-        channels = {kind: channel_scores(vectors, 0, passages, kind).tolist() for kind in kinds}
-        scored = []
-        for row, document in enumerate(documents):
-            scores = {kind: channels[kind][row] for kind in kinds}
-            scored.append((m3_score(scores, self.fusion.weights), scores, document))
-        scored.sort(key=lambda entry: -entry[0])
-        return [with_scores(document, score, scores) for score, scores, document in scored[: self.top_n]]
+        texts = [document.page_content for document in documents]
+        ranked = rerank(self.encoder, self.fusion, query, texts, self.top_n)
+        return [with_scores(documents[row], score, scores) for row, score, scores in ranked]
