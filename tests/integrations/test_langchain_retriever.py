@@ -187,9 +187,9 @@ def test_mistakes_at_construction(encoder: M3Encoder, store: Store, tiny_model_f
 
 async def test_mistakes_in_a_call(encoder: M3Encoder, store: Store) -> None:
     retriever = M3Retriever(encoder=encoder, store=store)
-    with pytest.raises(InputError, match="k must be at least 1, not 0"):
+    with pytest.raises(InputError, match="at least 1, not 0"):
         retriever.invoke(QUERY, k=0)
-    with pytest.raises(InputError, match="k must be at least 1, not 0"):
+    with pytest.raises(InputError, match="at least 1, not 0"):
         await retriever.ainvoke(QUERY, k=0)
     with pytest.raises(InputError, match="unknown operator"):
         retriever.invoke(QUERY, where={"$nor": []})
