@@ -60,20 +60,21 @@ def read_questions(path: Path, max_queries: int | None = None, seed: int = 0) ->
     passages: dict[str, int] = {}
     texts: list[str] = []
     rows: list[tuple[str, int]] = []
-    lang = ""
+    languages: set[str] = set()
     for number, row in read_lines(path):
         where = f"{path}, line {number}"
         document = text_of(row, "doc_id", where)
         if document not in passages:
             passages[document] = len(texts)
             texts.append(text_of(row, "text", where))
-        lang = text_of(row, "lang", where)
+        languages.add(text_of(row, "lang", where))
         rows.append((text_of(row, "query", where), passages[document]))
     if not rows:
         raise InputError(f"{path} holds no questions")
     if max_queries is not None and len(rows) > max_queries:
         rows = Random(seed).sample(rows, max_queries)
     name = path.name.removesuffix(EVAL_FILES[1:])
+    lang = languages.pop() if len(languages) == 1 else "several"
     return Questions(name, lang, [query for query, _ in rows], texts, [answer for _, answer in rows])
 
 
