@@ -156,6 +156,11 @@ def main() -> None:
     except M3Error as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name != "lxml":  # the one library of the extra that `prepare` imports by itself
+            raise
+        console.print("error: lxml is missing: pip install 'm3-retrieval[train]'", style="red", markup=False)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from .data import read_lines, text_of
 from .loop import Trainer, packed, trainable
 
 CHARACTERS = 1200  # read of a text; more than its first tokens need
+SHORTEST = 200  # characters left to read where a piece starts inside its text
 LAST_LAYER = 2.0  # weight of the last layer beside 1 for the others: the heads stand on it
 
 
@@ -71,9 +72,9 @@ class TextData:
         pieces: list[list[int]] = []
         total = 0
         while True:
-            texts = random.choice(random.choices(list(self.texts.values()), weights)[0])
-            start = random.randrange(max(1, len(texts) - 200)) if random.random() < 0.5 else 0
-            tokens = tokenizer.encode([texts[start : start + CHARACTERS]], self.config.tokens)[0][0]
+            text = random.choice(random.choices(list(self.texts.values()), weights)[0])
+            start = random.randrange(max(1, len(text) - SHORTEST)) if random.random() < 0.5 else 0
+            tokens = tokenizer.encode([text[start : start + CHARACTERS]], self.config.tokens)[0][0]
             total += len(tokens)
             if total > self.config.batch_tokens:
                 return pieces
