@@ -1,0 +1,360 @@
+"""What an index looks like, and what of it does not fit. Pure functions on Elasticsearch's own descriptions."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from m3_core.errors import InputError, SchemaMismatch, Unsupported
+from m3_core.filters import And, Filter
+from m3_core.store import Fields, Problem, Schema
+from m3_core.types import Json, Representation
+from m3_integrations.elasticsearch.filters import Query, terms_leaf, translate
+from m3_integrations.elasticsearch.mapped import KEYWORD_LIMIT, MappedField, mapped_fields, mapped_leaf
+
+META = "m3"
+"""The member of a mapping's ``_meta`` that says it is one of ours: what `Note` holds."""
+TERMS = "m3_terms"
+ANY_VOCABULARY = 2**31 - 1
+"""The width of sparse rows whose vocabulary is not known."""
+MOST_HITS = 10_000
+"""The default of ``index.max_result_window``, and the most candidates of a knn search."""
+
+Names: TypeAlias = Mapping[str, str | None]
+"""Some fields of `Fields` by name."""
+
+Metadata = Literal["any", "mapped"]
+"""How a new index keeps metadata: any JSON, with a field of filter terms; or field by field, one type each."""
+
+_TYPES = {Representation.DENSE: "dense_vector", Representation.SPARSE: "rank_features"}
+_SIMILARITIES = ("dot_product", "cosine", "max_inner_product")
+_SPARSE_ERROR = 2.0**-8
+"""Of a score of at most 1: `rank_features` keeps a weight's first 9 binary digits and cuts off the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What an index of ours says about itself in ``_meta``. terms: the field of filter terms, if it has one."""
+
+    fingerprint: str | None = None
+    vocabulary: int | None = None
+    fields: Fields | None = None
+    terms: str | None = None
+
+    def to_json(self) -> Json:
+        """As a JSON object."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Json) -> "Note | None":
+        """The note in a JSON object, None if there is none; members that this version does not know are left out."""
+        if not isinstance(value, Mapping):
+            return None
+        names = value.get("fields")
+        known = Fields.__dataclass_fields__
+        fields = Fields(**{key: name for key, name in names.items() if key in known}) if names else None
+        return Note(value.get("fingerprint"), value.get("vocabulary"), fields, value.get("terms"))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """An index, read from its description. mapping: every mapped field by path; dense: the dense field's own spec."""
+
+    name: str
+    uuid: str
+    fields: Fields
+    mapping: Mapping[str, MappedField]
+    dense: Mapping[str, Any]
+    dynamic: bool
+    note: Note | None = None
+    window: int = MOST_HITS
+
+    @property
+    def channels(self) -> Mapping[Representation, str]:
+        """The vector fields by channel, of those that can be used."""
+        return {kind: name for kind, name, problem in self._channels() if problem is None}
+
+    @property
+    def problems(self) -> Mapping[Representation, Problem]:
+        """What keeps a channel that is named from being used."""
+        return {kind: problem for kind, _, problem in self._channels() if problem is not None}
+
+    def _channels(self) -> Iterator[tuple[Representation, str, Problem | None]]:
+        for kind, wanted in _TYPES.items():
+            name = self.fields.name_of(kind)
+            if name is not None:
+                yield kind, name, self._problem(kind, name, wanted)
+
+    def _problem(self, kind: Representation, name: str, wanted: str) -> Problem | None:
+        field = self.mapping.get(name)
+        if field is None:
+            return Problem(
+                f"{self.name} has no field {name!r} for {kind.value} vectors",
+                "name the right one with fields=Fields(...), keep this channel in a second index (SplitStore), "
+                f"or add it: {self.adding(name, {'type': wanted})}",
+            )
+        if field.type != wanted:
+            return Problem(
+                f"the field {name!r} for {kind.value} vectors is mapped as {field.type}, not as {wanted}",
+                f"name another field, or leave the channel out with Fields({kind.value}=None)",
+            )
+        if kind is Representation.DENSE and self.dense.get("index") is False:
+            return Problem(
+                f"the dense field {name!r} is not indexed, so that it cannot be searched",
+                "copy the documents into an index whose dense_vector has index: true and index_options",
+            )
+        if kind is Representation.DENSE and self.similarity not in _SIMILARITIES:
+            return Problem(
+                f"the dense field {name!r} is indexed for the similarity {self.similarity}",
+                f"index it for one of {', '.join(_SIMILARITIES)}: M3 scores are inner products",
+            )
+        return None
+
+    def adding(self, name: str, spec: Mapping[str, Any]) -> str:
+        """The line of Python that adds a field to the index."""
+        return f"client.indices.put_mapping(index={self.name!r}, properties={ {name: dict(spec)}!r})"
+
+    @property
+    def similarity(self) -> str:
+        return str(self.dense.get("similarity", "cosine"))
+
+    @property
+    def exact(self) -> bool:
+        """Whether a dense search looks at every vector, and not at a graph of them or at shortened ones."""
+        kind = self.dense.get("index_options", {}).get("type")
+        return Representation.DENSE not in self.channels or kind == "flat"
+
+    @property
+    def score_tolerance(self) -> float:
+        return _SPARSE_ERROR if Representation.SPARSE in self.channels else 0.0
+
+    @property
+    def schema(self) -> Schema:
+        """What the index holds, as far as it can be used."""
+        note = self.note or Note()
+        return Schema(
+            dense=self.dense.get("dims") if Representation.DENSE in self.channels else None,
+            sparse=(note.vocabulary or ANY_VOCABULARY) if Representation.SPARSE in self.channels else None,
+            fingerprint=note.fingerprint,
+        )
+
+    @property
+    def terms(self) -> str | None:
+        """The field of filter terms, in an index of ours that takes any metadata."""
+        return self.note.terms if self.note is not None else None
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the name of a metadata field."""
+        return f"{self.fields.metadata}." if self.fields.metadata else ""
+
+    def query(self, condition: Filter | None) -> Query | None:
+        """The query for a filter, None if it is for everything."""
+        if condition is None or condition == And(()):
+            return None
+        if self.terms is not None:
+            return translate(condition, terms_leaf(self.terms))
+        return translate(condition, mapped_leaf(self.mapping, self.prefix, dynamic=self.dynamic))
+
+    def knows(self, condition: Filter | None) -> bool:
+        """Whether every field of a filter was in the mapping when it was read."""
+        if condition is None or self.terms is not None:
+            return True
+        return all(self.prefix + name in self.mapping for name in condition.fields())
+
+
+def read_layout(answer: Mapping[str, Any], wanted: Fields | Names | None) -> Layout:
+    """The layout of an index, or of the indices behind an alias.
+
+    answer: what ``GET /index`` returns. wanted: None takes the names in the note of an index of ours, or those
+    of the usual names that are there.
+
+    Raises:
+        SchemaMismatch: indices behind an alias differ in their vectors; a field that was named is missing.
+    """
+    name, described = next(iter(sorted(answer.items())))
+    properties: dict[str, Any] = {}
+    for one in answer.values():
+        properties.update(one["mappings"].get("properties", {}))
+    mappings = described["mappings"]
+    note = Note.from_json(mappings.get("_meta", {}).get(META))
+    mapping = dict(mapped_fields(properties))
+    fields = (note and note.fields) or _usual(mapping)
+    if wanted is not None:
+        fields = wanted if isinstance(wanted, Fields) else replace(fields, **wanted)  # type: ignore[arg-type]
+    _check_names(name, mapping, fields)
+    for other, one in answer.items():
+        for vector in (fields.dense, fields.sparse):
+            if _spec(one["mappings"].get("properties", {}), vector) != _spec(properties, vector):
+                raise SchemaMismatch(
+                    f"the indices {name} and {other} map {vector!r} differently; open one of them by its own name"
+                )
+    index = described.get("settings", {}).get("index", {})
+    dynamic = _spec(properties, fields.metadata or None).get("dynamic", mappings.get("dynamic", True))
+    return Layout(
+        name=name,
+        uuid=str(index.get("uuid", "")),
+        fields=fields,
+        mapping=mapping,
+        dense=_spec(properties, fields.dense),
+        dynamic=str(dynamic).lower() in ("true", "strict"),
+        note=note,
+        window=int(index.get("max_result_window", MOST_HITS)),
+    )
+
+
+def _spec(properties: Mapping[str, Any], path: str | None) -> Mapping[str, Any]:
+    """A field's own mapping; empty if it is not there."""
+    spec: Mapping[str, Any] = {"properties": properties}
+    for name in [] if path is None else path.split("."):
+        spec = spec.get("properties", {}).get(name, {})
+    return spec if path is not None else {}
+
+
+def _usual(mapping: Mapping[str, MappedField]) -> Fields:
+    usual = Fields()
+
+    def found(name: str | None, kind: str) -> bool:
+        return name in mapping and mapping[str(name)].type == kind
+
+    return Fields(
+        dense=usual.dense if found(usual.dense, "dense_vector") else None,
+        sparse=usual.sparse if found(usual.sparse, "rank_features") else None,
+        multi=None,
+        text=usual.text,
+        id=usual.id if found(usual.id, "keyword") else None,
+        metadata=usual.metadata if found(usual.metadata, "object") else "",
+    )
+
+
+def _check_names(name: str, mapping: Mapping[str, MappedField], fields: Fields) -> None:
+    if not fields.representations - {Representation.MULTI}:
+        raise SchemaMismatch(
+            f"{name} has no dense_vector 'dense' and no rank_features 'sparse'; it has {_listed(mapping)}: say which "
+            "are which with fields=Fields(dense=..., sparse=...), None for a channel that it does not hold"
+        )
+    if fields.id is not None and (fields.id not in mapping or mapping[fields.id].type != "keyword"):
+        raise SchemaMismatch(
+            f"{name} has no keyword field {fields.id!r} with the documents' ids; it has {_listed(mapping)}: "
+            "name the right one with fields=Fields(id=...), or use Fields(id=None) for the engine's _id alone"
+        )
+
+
+def _listed(mapping: Mapping[str, MappedField]) -> str:
+    return ", ".join(f"{path} ({field.type})" for path, field in sorted(mapping.items())) or "no fields"
+
+
+def problems(layout: Layout, wanted: Schema, fingerprint: str | None) -> list[Problem]:
+    """What of an index does not fit a model. Multi-vectors are not asked for: `rank_vectors` needs a licence."""
+    found = list(layout.problems.values())
+    if fingerprint is not None and wanted.fingerprint is not None and fingerprint != wanted.fingerprint:
+        found.append(
+            Problem(
+                f"{layout.name} holds vectors of the model {fingerprint}, but this model is {wanted.fingerprint}",
+                "open it with the model it was made with, or write into another index",
+            )
+        )
+    specs = {
+        Representation.DENSE: dense_spec(wanted.dense or 0, "hnsw"),
+        Representation.SPARSE: {"type": "rank_features"},
+    }
+    for kind, spec in specs.items():
+        if kind in wanted.representations and layout.fields.name_of(kind) is None:
+            name = str(Fields().name_of(kind))
+            found.append(
+                Problem(
+                    f"{layout.name} has no {kind.value} field",
+                    f"name it with fields=Fields({kind.value}=...), keep this channel in a second index (SplitStore), "
+                    f"or add it: {layout.adding(name, spec)}",
+                )
+            )
+    held = layout.schema
+    if None not in (held.dense, wanted.dense) and held.dense != wanted.dense:
+        found.append(
+            Problem(
+                f"{layout.name} holds dense vectors of {held.dense} dimensions, this model makes {wanted.dense}",
+                "use the model the index was made with, or another index",
+            )
+        )
+    if None not in (held.sparse, wanted.sparse) and held.sparse not in (wanted.sparse, ANY_VOCABULARY):
+        found.append(
+            Problem(
+                f"{layout.name} holds lexical weights over {held.sparse} tokens, this model has {wanted.sparse}",
+                "use the model the index was made with, or another index",
+            )
+        )
+    return found
+
+
+def dense_spec(dimension: int, index: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping of a dense field. index: the type of its index, or ``index_options`` as they are."""
+    options = {"type": index} if isinstance(index, str) else dict(index)
+    return {
+        "type": "dense_vector",
+        "dims": dimension,
+        "index": True,
+        "similarity": "dot_product",
+        "index_options": options,
+    }
+
+
+def new_mappings(
+    schema: Schema, fields: Fields, *, index: str | Mapping[str, Any], metadata: Metadata
+) -> dict[str, Any]:
+    """The mappings of a new index.
+
+    Raises:
+        Unsupported: the schema has neither dense vectors nor lexical weights.
+        InputError: a name is missing, there twice, or has a dot; ``metadata`` is none of the two ways.
+    """
+    held = replace(
+        fields,
+        dense=fields.dense if schema.dense is not None else None,
+        sparse=fields.sparse if schema.sparse is not None else None,
+        multi=None,
+    )
+    if not held.representations:
+        raise Unsupported(
+            "Elasticsearch holds dense vectors and lexical weights, and this schema with these fields has neither"
+        )
+    if metadata not in ("any", "mapped"):
+        raise InputError(f"metadata is kept 'any' or 'mapped', not {metadata!r}")
+    names = [
+        name
+        for name in (held.id, held.text, held.metadata, held.dense, held.sparse, TERMS)
+        if name is not None
+    ]
+    if len(set(names)) < len(names) or not all(name and "." not in name for name in names):
+        raise InputError(f"a new index needs a name for each field, without dots and each once: {names}")
+    properties: dict[str, Any] = {held.text: {"type": "text"}}
+    if held.id is not None:
+        properties[held.id] = {"type": "keyword"}
+    if held.dense is not None and schema.dense is not None:
+        properties[held.dense] = dense_spec(schema.dense, index)
+    if held.sparse is not None:
+        properties[held.sparse] = {"type": "rank_features"}
+    mappings: dict[str, Any] = {"dynamic": False, "properties": properties}
+    if metadata == "any":
+        properties[held.metadata] = {"type": "object", "enabled": False}
+        properties[TERMS] = {"type": "keyword", "doc_values": False}
+    else:
+        properties[held.metadata] = {"type": "object", "dynamic": True}
+        mappings |= {
+            "date_detection": False,
+            "numeric_detection": False,
+            "dynamic_templates": _templates(held.metadata),
+        }
+    note = Note(schema.fingerprint, schema.sparse, held, TERMS if metadata == "any" else None)
+    return {**mappings, "_meta": {META: note.to_json()}}
+
+
+def _templates(metadata: str) -> list[dict[str, Any]]:
+    kinds: dict[str, dict[str, Any]] = {
+        "string": {"type": "keyword", "ignore_above": KEYWORD_LIMIT},
+        "long": {"type": "double", "coerce": False},
+        "double": {"type": "double", "coerce": False},
+        "boolean": {"type": "boolean"},
+    }
+    return [
+        {f"m3_{kind}": {"path_match": f"{metadata}.*", "match_mapping_type": kind, "mapping": mapping}}
+        for kind, mapping in kinds.items()
+    ]
