@@ -148,6 +148,16 @@ def test_the_cache_forgets_what_was_not_used_for_longest(encoder: M3Encoder, for
     assert forwards.take() == forwards.once("two")
 
 
+def test_the_cache_stays_below_its_bytes(
+    encoder: M3Encoder, forwards: Forwards, texts: tuple[str, ...]
+) -> None:
+    embeddings = M3Embeddings(encoder, max_bytes=0)
+    dense = embeddings.dense.embed_documents(list(texts))
+    assert len(embeddings.qdrant_sparse.embed_documents(list(texts))) == len(dense) == len(texts)
+    twice = forwards.once(*texts) + forwards.once(*texts)
+    assert forwards.take() == twice
+
+
 def test_a_failed_call_leaves_nothing_behind(encoder: M3Encoder, forwards: Forwards) -> None:
     embeddings = M3Embeddings(encoder)
     with pytest.raises(InputError, match="the text at index 1 is int, not a string"):

@@ -134,6 +134,15 @@ def reference_mmr(similarities: FloatArray, rows: list[int], k: int, mult: float
     return chosen
 
 
+def test_max_marginal_relevance_encodes_the_query_once(searched: M3VectorStore) -> None:
+    lengths: list[int] = []
+    with searched.encoder.model.register_forward_pre_hook(
+        lambda _, arguments: lengths.extend(arguments[0].lengths)
+    ):
+        searched.max_marginal_relevance_search(QUERY, fusion=WeightedSum(0.0, 1.0, 0.0))
+    assert len(lengths) == 1
+
+
 @pytest.mark.parametrize("mult", [0.0, 0.3, 0.7, 1.0])
 async def test_max_marginal_relevance(searched: M3VectorStore, similarities: FloatArray, mult: float) -> None:
     fetched = [document.metadata["row"] for document in searched.similarity_search(QUERY, 6)]

@@ -7,7 +7,7 @@ from langchain_core.embeddings import Embeddings
 from m3_core.encoder import M3Encoder
 from m3_core.errors import MissingExtra
 from m3_core.types import Representation
-from m3_integrations._cache import VectorCache
+from m3_integrations._cache import MAX_BYTES, VectorCache
 
 if TYPE_CHECKING:
     from m3_integrations.langchain.milvus_sparse import MilvusSparse
@@ -28,12 +28,13 @@ class M3Embeddings(Embeddings):
     for it. The object itself is the dense view. Safe to use from several threads.
 
     max_texts: how many texts the cache holds, beside as many as the largest call had; one takes about 5 KB
-    with BGE-M3. `clear` empties it.
+    with BGE-M3. max_bytes: of all vectors together, which it never exceeds; a call with more than that is
+    encoded anew for each view. `clear` empties the cache.
     """
 
-    def __init__(self, encoder: M3Encoder, *, max_texts: int = 4096) -> None:
+    def __init__(self, encoder: M3Encoder, *, max_texts: int = 4096, max_bytes: int = MAX_BYTES) -> None:
         self.encoder = encoder
-        self._cache = VectorCache(encoder, max_texts)
+        self._cache = VectorCache(encoder, max_texts, max_bytes)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """The dense vectors, each of d floats and unit length."""

@@ -191,8 +191,13 @@ class M3VectorStore(VectorStore):
         Relevance and likeness are both cosines of dense vectors. lambda_mult: 1 looks at relevance alone,
         0 at difference alone.
         """
-        hits = self._search(query, max(k, fetch_k), where, fusion, kwargs)
-        return self._diverse(self._embeddings.embed_query(query), hits, k, lambda_mult)
+        where = _where(where, kwargs, "k, fetch_k, lambda_mult, where and fusion")
+        retriever = self._retriever(fusion)
+        kinds = retriever.fusion.representations | {_DENSE}
+        vectors = self.encoder.encode_queries([query], representations=kinds)
+        assert vectors.dense is not None  # it was asked for
+        (hits,) = retriever.search(vectors, max(k, fetch_k), where=where)
+        return self._diverse(vectors.dense[0], hits, k, lambda_mult)
 
     def max_marginal_relevance_search_by_vector(
         self,
@@ -257,7 +262,7 @@ class M3VectorStore(VectorStore):
         return self.store.search(vectors, {_DENSE: k}, where=where)[_DENSE][0]
 
     def _diverse(
-        self, query: Sequence[float], hits: Sequence[Hit], k: int, lambda_mult: float
+        self, query: Sequence[float] | FloatArray, hits: Sequence[Hit], k: int, lambda_mult: float
     ) -> list[LangChainDocument]:
         if not 0 <= lambda_mult <= 1:
             raise InputError(f"lambda_mult must be a number from 0 to 1, not {lambda_mult}")
