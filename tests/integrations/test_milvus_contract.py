@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 
 from m3_core.store import Schema
+from m3_core.testing.filtering import FilterContract
 from m3_core.testing.store_contract import StoreContract
 from m3_core.types import Representation
 from m3_integrations.milvus import MilvusStore
@@ -33,8 +34,10 @@ class TestMilvusLite(StoreContract):
         return MilvusStore.from_url(f"milvus+file://{folder}", schema=schema)
 
 
-class TestMilvusLiteArrays(TestMilvusLite):
-    """The filter terms as a server keeps them."""
+class TestMilvusLiteArrays(FilterContract):
+    """Filters with their terms as a server keeps them."""
+
+    representations: ClassVar[frozenset[Representation]] = CHANNELS
 
     def make_store(self, schema: Schema, folder: Path) -> MilvusStore:
         return MilvusStore.create(f"milvus+file://{folder}", schema=schema, filter_terms="array")

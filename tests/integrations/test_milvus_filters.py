@@ -1,6 +1,7 @@
 """Milvus expressions, without an engine: what they say, and that a small evaluator agrees with the filter language."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3_core.errors import Unsupported
-from m3_core.filters import Filter
+from m3_core.filters import Filter, Scalar
 from m3_core.testing import corpus
 from m3_core.testing.filter_cases import CASES, METADATA
 from m3_integrations.milvus.columns import Column, ColumnDialect
@@ -24,7 +25,7 @@ def expression(where: dict[str, Any], dialect: IndexDialect | ColumnDialect) -> 
     return translate(condition, dialect.leaf)
 
 
-def holds(found: Expression, metadata: dict[str, Any]) -> bool:
+def holds(found: Expression, metadata: Mapping[str, Any]) -> bool:
     """Evaluate an expression of the index dialect on a document, in Python."""
     if isinstance(found, bool):
         return found
@@ -130,17 +131,9 @@ def test_string_literals_are_one_token_that_reads_back(value: str) -> None:
 
 def test_literals_of_milvus_lite_read_back() -> None:
     tokens = pytest.importorskip("milvus_lite.search.filter.tokens")
-    for value in [
-        *corpus.ODD_STRINGS,
-        "\x00\x01\x7f\u2028\u2029\ufeff",
-        0,
-        7,
-        2**63 - 1,
-        0.1,
-        1e300,
-        5e-324,
-        1e22,
-    ]:
+    strings: list[Scalar] = [*corpus.ODD_STRINGS, "\x00\x01\x7f\u2028\u2029\ufeff"]
+    numbers: list[Scalar] = [0, 7, 2**63 - 1, 0.1, 1e300, 5e-324, 1e22]
+    for value in strings + numbers:
         (token, end) = tokens.tokenize(literal(value))
         assert token.value == value
         assert type(token.value) is type(value)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -13,6 +13,7 @@ from m3_core.errors import (
     SchemaMismatch,
     Unsupported,
 )
+from m3_core.filters import Filter
 from m3_core.store import Fields, Schema
 from m3_core.testing import corpus
 from m3_core.testing.base import scan_ids
@@ -23,6 +24,7 @@ from m3_integrations.milvus.connection import Connection, parse_url, pymilvus
 DENSE, SPARSE = Representation.DENSE, Representation.SPARSE
 SCHEMA = Schema(dense=8, sparse=500, fingerprint="theirs")
 KINDS = pymilvus.DataType
+Column: TypeAlias = tuple[str, Any, dict[str, Any]]
 
 
 def vectors(n: int, *, seed: int = 0) -> M3Vectors:
@@ -43,7 +45,7 @@ class Foreign:
     def make(
         self,
         name: str,
-        fields: list[tuple[str, Any, dict[str, Any]]],
+        fields: list[Column],
         indexes: dict[str, str],
         **options: Any,
     ) -> None:
@@ -71,7 +73,8 @@ KEY = ("pk", KINDS.VARCHAR, {"is_primary": True, "max_length": 100})
 NUMBER_KEY = ("pk", KINDS.INT64, {"is_primary": True})
 BODY = ("body", KINDS.VARCHAR, {"max_length": 1000})
 VECTOR = ("vector", KINDS.FLOAT_VECTOR, {"dim": 8})
-LEXICAL = ("lexical", KINDS.SPARSE_FLOAT_VECTOR, {})
+LEXICAL: Column = ("lexical", KINDS.SPARSE_FLOAT_VECTOR, {})
+META: Column = ("meta", KINDS.JSON, {})
 BOTH = {"vector": "COSINE", "lexical": "IP"}
 FIELDS = Fields(dense="vector", sparse="lexical", multi=None, text="body", id=None, metadata="")
 
@@ -81,10 +84,10 @@ class TestUndeclaredFields:
 
     @pytest.fixture
     def store(self, foreign: Foreign, request: pytest.FixtureRequest) -> Iterator[MilvusStore]:
-        name = "dynamic_" + str(abs(hash(request.node.name)))
+        name = request.node.name
         lang = ("lang", KINDS.VARCHAR, {"max_length": 10, "nullable": True})
         foreign.make(name, [KEY, BODY, VECTOR, LEXICAL, lang], BOTH, enable_dynamic_field=True)
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"pk": "a'", "body": "first", "lang": "ja", "page": 1, "tags": ["x", "y"], "deep": {"k": "v"}},
             {"pk": 'b"', "body": "second", "lang": None, "page": 2, "tags": "x"},
             {"pk": "c\\", "body": "third", "lang": "en", "source": '["x"]'},
@@ -233,8 +236,6 @@ class TestColumns:
         ids=repr,
     )
     def test_filters_are_exact(self, store: MilvusStore, where: dict[str, Any]) -> None:
-        from m3_core.filters import Filter
-
         condition = Filter.parse(where)
         assert condition is not None
         expected = {document.id for document in self.DOCUMENTS if condition.matches(document.metadata)}
@@ -261,8 +262,7 @@ class TestJsonField:
     """Metadata in one JSON field."""
 
     def test_round_trip_and_filters(self, foreign: Foreign) -> None:
-        meta = ("meta", KINDS.JSON, {})
-        foreign.make("json", [KEY, BODY, VECTOR, LEXICAL, meta], BOTH)
+        foreign.make("json", [KEY, BODY, VECTOR, LEXICAL, META], BOTH)
         fields = Fields(dense="vector", sparse="lexical", multi=None, text="body", id="pk", metadata="meta")
         with MilvusStore.open(foreign.url("json"), fields=fields) as store:
             documents = [Document("a", "", {"s": "x", "n": [1, None]}), Document("b", "", {"s": ["x"]})]
@@ -278,9 +278,8 @@ class TestChecks:
     """What does not fit is said before anything is written."""
 
     def test_metric_index_type_and_missing_fields(self, foreign: Foreign) -> None:
-        meta = ("meta", KINDS.JSON, {})
         fields = Fields(dense="vector", sparse="lexical", multi=None, text="body", id=None, metadata="meta")
-        foreign.make("metric", [KEY, BODY, VECTOR, LEXICAL, meta], {"vector": "L2"})
+        foreign.make("metric", [KEY, BODY, VECTOR, LEXICAL, META], {"vector": "L2"})
         with MilvusStore.open(foreign.url("metric"), fields=fields) as store:
             (metric, index) = [problem.what for problem in store.check(SCHEMA)]
             assert "L2" in metric

@@ -17,7 +17,7 @@ from m3_core.store import Fields, Schema, open_store
 from m3_core.testing import corpus
 from m3_core.testing.base import assert_same_document, scan_ids
 from m3_core.types import Document, M3Vectors, Representation
-from m3_integrations.milvus import MilvusStore, convert, table
+from m3_integrations.milvus import MilvusStore, connection, convert, table
 from m3_integrations.milvus.connection import parse_url
 from m3_integrations.milvus.layout import PROPERTY
 
@@ -149,7 +149,7 @@ class TestCreating:
     def test_creation_that_was_interrupted_is_finished(self, url: str, store: MilvusStore) -> None:
         """A process was killed before it had made the collection, and another before it had made the indexes."""
         client = store._connection.client
-        other = store._connection.address.path / "collections" / "other"
+        other = Path(f"{url[14:]}.db/collections/other")
         other.mkdir()
         (other / "schema.json.tmp").touch()
         with MilvusStore.from_url(f"{url}.db/other", schema=SCHEMA) as made:
@@ -162,7 +162,7 @@ class TestCreating:
             assert again.search(vectors(1), {DENSE: 1, SPARSE: 1})[SPARSE][0][0].id == "a"
 
     def test_leftovers_are_not_taken_for_a_collection(self, url: str, store: MilvusStore) -> None:
-        kept = store._connection.address.path / "collections" / "other"
+        kept = Path(f"{url[14:]}.db/collections/other")
         kept.mkdir()
         (kept / "something").touch()
         with pytest.raises(StoreError):
@@ -300,14 +300,20 @@ class TestErrors:
         assert capfd.readouterr() == ("", "")
         assert store.count() == 0
 
-    def test_secrets_are_taken_out_of_what_milvus_says(self, store: MilvusStore) -> None:
+    def test_secrets_are_taken_out_of_what_milvus_says(
+        self, store: MilvusStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         address, _ = parse_url("milvus://user:s3cret@host/pages", {})
-        connection = store._connection
-        kept, connection.address = connection.address, address
-        try:
-            assert "s3cret" not in str(connection._error(1100, "auth failed for user:s3cret, s3cret"))
-        finally:
-            connection.address = kept
+        monkeypatch.setattr(store._connection, "address", address)
+        assert "s3cret" not in str(store._connection._error(1100, "auth failed for user:s3cret, s3cret"))
+        monkeypatch.undo()
+
+    def test_versions_of_milvus_lite_that_are_not_exact_are_refused(
+        self, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(connection, "version", lambda _: "3.2.1")
+        with pytest.raises(StoreError, match=r"3\.2\.1.*pip install"):
+            MilvusStore.create(url, schema=SCHEMA)
 
     def test_missing_package_says_the_pip_line(self) -> None:
         script = "import sys; sys.modules['pymilvus'] = None\nimport m3_integrations.milvus"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any
@@ -211,6 +212,7 @@ def _quietly() -> Iterator[None]:
 # Milvus Lite serves a folder on a local port, from threads of this process; its log would go to stderr.
 
 logging.getLogger("milvus_lite").addHandler(logging.NullHandler())
+_LITE = (3, 2, 2)
 _held: dict[Path, set[str]] = {}
 _holding = Lock()
 
@@ -228,6 +230,12 @@ class _Failure(logging.Filter):
 def _hold(path: Path, collection: str, *, create: bool) -> str:
     """Start Milvus Lite on a folder, or use the one that is running; returns its address."""
     manager = require("milvus_lite.server_manager", extra="milvus").server_manager_instance
+    held = version("milvus-lite")
+    if tuple(map(int, re.findall(r"\d+", held)[:3])) < _LITE:
+        raise StoreError(
+            f"Milvus Lite {held} orders rows and weighs lexical scores in ways of its own, which "
+            f"{'.'.join(map(str, _LITE))} mended: pip install -U 'm3-retrieval[milvus]'"
+        )
     with _holding:
         if collection in _held.get(path, ()):
             raise StoreLocked(

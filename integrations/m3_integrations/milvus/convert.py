@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from m3_core.scoring import channel_scores
 from m3_core.types import FloatArray, IntArray, Json, M3Vectors, Representation
 
 Row: TypeAlias = dict[str, Any]
@@ -100,6 +101,28 @@ def query_cells(queries: M3Vectors, by: Representation) -> list[tuple[int, Any]]
         return [(row, np.ascontiguousarray(vector, np.float32)) for row, vector in enumerate(queries.dense)]
     cells = [sparse_cell(*queries.sparse_row(row)) for row in range(len(queries))]
     return [(row, cell) for row, cell in enumerate(cells) if cell != _EMPTY]
+
+
+def exact_scores(
+    queries: M3Vectors,
+    by: Representation,
+    ids: Sequence[Sequence[str]],
+    rows: Mapping[str, Row],
+    names: Mapping[Representation, str],
+) -> list[FloatArray]:
+    """Scores of the named documents, ``ids[i]`` for query i; NaN where ``rows``, by id, has no such vector."""
+    there = {name: row for name, row in rows.items() if row.get(names[by]) is not None}
+    width = SPARSE_SPACE if queries.sparse is None else int(queries.sparse.shape[1])
+    passages = vectors_of(list(there.values()), [by], names, width=width)
+    place = {name: row for row, name in enumerate(there)}
+    scores = []
+    for query, some in enumerate(ids):
+        known = [n for n, name in enumerate(some) if name in place]
+        exact = np.full(len(some), np.nan, dtype=np.float32)
+        if known:
+            exact[known] = channel_scores(queries, query, passages.take([place[some[n]] for n in known]), by)
+        scores.append(exact)
+    return scores
 
 
 def batches(rows: Iterable[Row], limit: int) -> Iterator[list[Row]]:

@@ -4,8 +4,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from m3_core.errors import (
     DimensionMismatch,
     InputError,
@@ -15,7 +13,6 @@ from m3_core.errors import (
     Unsupported,
 )
 from m3_core.filters import Filter, Where
-from m3_core.scoring import channel_scores
 from m3_core.store import (
     Capabilities,
     ClosingMixin,
@@ -38,6 +35,7 @@ from m3_integrations.milvus.connection import Connection
 from m3_integrations.milvus.convert import (
     SPARSE_SPACE,
     Row,
+    exact_scores,
     query_cells,
     vector_cells,
     vectors_of,
@@ -198,8 +196,12 @@ class MilvusStore(ClosingMixin):
     def _require(self, schema: Schema) -> None:
         found = self.check(schema)
         if found:
-            here, there = self._schema.dense, schema.dense
-            kind = DimensionMismatch if None not in (here, there) and here != there else SchemaMismatch
+            here, there = self._schema, schema
+            sizes = [(here.dense, there.dense), (here.sparse, there.sparse)]
+            other = any(
+                None not in pair and SPARSE_SPACE not in pair and len(set(pair)) == 2 for pair in sizes
+            )
+            kind = DimensionMismatch if other else SchemaMismatch
             raise kind("; ".join(f"{problem.what}: {problem.remedy}" for problem in found))
 
     @property
@@ -232,7 +234,10 @@ class MilvusStore(ClosingMixin):
             )
 
     def update_vectors(self, ids: Sequence[str], vectors: M3Vectors) -> None:
-        """Replace channels of existing documents; see `Store.update_vectors`."""
+        """Replace channels of existing documents; see `Store.update_vectors`.
+
+        The documents are read and written whole: what another client changes in them meanwhile is undone.
+        """
         with self._calling():
             self._check_writable()
             check_update(ids, vectors, self._schema)
@@ -312,19 +317,7 @@ class MilvusStore(ClosingMixin):
             self._check_vocabulary(queries.only([by]))
             field = self._layout.channels[by]
             found = self._table.rows(list(dict.fromkeys(name for some in ids for name in some)), [field])
-        there = {name: row for name, row in found.items() if row.get(field) is not None}
-        width = SPARSE_SPACE if queries.sparse is None else int(queries.sparse.shape[1])
-        passages = vectors_of(list(there.values()), [by], self._layout.channels, width=width)
-        place = {name: row for row, name in enumerate(there)}
-        scores = []
-        for row, some in enumerate(ids):
-            rows = [place.get(name, -1) for name in some]
-            exact = np.full(len(some), np.nan, dtype=np.float32)
-            known = np.flatnonzero(np.array(rows) >= 0)
-            if len(known):
-                exact[known] = channel_scores(queries, row, passages.take([rows[n] for n in known]), by)
-            scores.append(exact)
-        return scores
+        return exact_scores(queries, by, ids, found, self._layout.channels)
 
     def count(self, *, where: Where = None) -> int:
         """How many documents there are, or match."""
