@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeVar
 
 import elasticsearch as es
@@ -61,8 +61,12 @@ class Connection:
         )
 
     def close(self) -> None:
-        """Close the client, if it is ours."""
+        """Make visible what was written, and close the client, if it is ours."""
         if not self._closed:
+            if self._dirty and self._refresh == "read":
+                # Where that fails, the index's own interval will do: closing is no place for an error.
+                with suppress(StoreError), self._calling():
+                    self.client.indices.refresh(index=self.index)
             self._closed = True
             if self._owned:
                 self.client.close()
@@ -109,7 +113,7 @@ class Connection:
     def search(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answer to one search."""
         self.fresh()
-        source = body.get("_source", {})
+        source = body.get("_source") or {}
         if not self._knows_exclude_vectors and "exclude_vectors" in source:
             body = {
                 **body,

@@ -115,7 +115,8 @@ def vectors_of(
     dense = sparse = None
     if Representation.DENSE in wanted:
         name = layout.channels[Representation.DENSE]
-        dense = np.array([_at(source, name) for source in sources], dtype=np.float32).reshape(len(hits), -1)
+        rows = [_at(source, name) for source in sources]
+        dense = np.array(rows, dtype=np.float32).reshape(len(rows), layout.schema.dense or 0)
     if Representation.SPARSE in wanted:
         name = layout.channels[Representation.SPARSE]
         sparse = _csr([_weights(_at(source, name)) for source in sources], width)

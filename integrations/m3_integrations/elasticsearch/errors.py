@@ -70,7 +70,7 @@ def cause(body: Any) -> tuple[str, str]:
     deepest = error
     while isinstance(deepest.get("caused_by"), Mapping):
         deepest = deepest["caused_by"]
-    deeper = str(deepest.get("reason") or "")
+    deeper = "" if deepest is error else str(deepest.get("reason") or "")
     return kind, reason if not deeper or deeper in reason else f"{reason}: {deeper}"
 
 
