@@ -49,7 +49,7 @@ NODES: list[BaseNode] = [
     Node(
         id_="n3",
         text_resource=MediaResource(text="words", mimetype="text/markdown"),
-        metadata={"z": 1, "a": 2},
+        extra_info={"z": 1, "a": 2},
     ),
     Node(id_="n4", image_resource=MediaResource(url="https://example.org/x.png", mimetype="image/png")),  # type: ignore[arg-type]
     LlamaDocument(id_="n5", text="a whole document", metadata={"k": "v"}),

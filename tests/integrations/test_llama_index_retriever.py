@@ -249,6 +249,7 @@ def test_vectors_of_a_batch(encoder: M3Encoder, texts: tuple[str, ...]) -> None:
                 assert np.abs(vectors.dense - expected.dense).max() < 1e-6
             elif kind is SPARSE:
                 assert vectors.sparse is not None
+                assert expected.sparse is not None
                 assert abs(vectors.sparse - expected.sparse).max() < 1e-6
             else:
                 assert vectors.multi is not None

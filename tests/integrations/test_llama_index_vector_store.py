@@ -329,7 +329,7 @@ def test_modes(memory: M3VectorStore) -> None:
         found = memory.query(query)
         return list(zip(found.ids or [], found.similarities or [], strict=True))
 
-    def search(fusion: Any) -> list[tuple[str, float]]:
+    def search(fusion: Any) -> list[tuple[str, Any]]:
         hits = Retriever(memory.embed_model.encoder, memory.client, fusion=fusion).search(text, 12)
         return [(hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in hits]
 
