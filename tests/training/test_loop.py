@@ -16,6 +16,7 @@ from m3_core.model import M3Model
 from m3_training.__main__ import app
 from m3_training.config import BatchShape, DataConfig, Distil, FineTune, LoopConfig, TextConfig
 from m3_training.distil import distil, projection
+from m3_training.export import average, scale_sparse
 from m3_training.finetune import START_WEIGHT, fine_tune, with_heads
 from m3_training.loop import CHECKPOINT, Interrupted, Trainer, _groups, trainable
 
@@ -289,3 +290,31 @@ def test_the_command_line_trains_and_exports(bert_folder: Path, data: Path, tmp_
     wrong = CliRunner().invoke(app, ["distil", str(recipe), "--teacher", str(bert_folder), *options])
     assert isinstance(wrong.exception, InputError)
     assert "is a recipe for train" in str(wrong.exception)
+
+
+def test_export_averages_and_scales(bert_folder: Path, data: Path, tmp_path: Path) -> None:
+    last = trainer(bert_folder, data, tmp_path / "run").run()
+    arguments = [
+        "export",
+        str(bert_folder),
+        str(last),
+        "--output",
+        str(tmp_path / "out"),
+        "--sparse-scale",
+        "2",
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--dtype", "float32"])
+    assert result.exit_code == 0, result.output
+    first, second, made = weights(bert_folder), weights(last), weights(tmp_path / "out")
+    for name, value in made.items():
+        factor = 2 if name.startswith("sparse_linear") else 1
+        torch.testing.assert_close(value, factor * (first[name] + second[name]) / 2, rtol=1e-6, atol=1e-7)
+
+
+def test_only_models_of_a_kind_are_averaged(student: tuple[M3Model, M3Model]) -> None:
+    with pytest.raises(InputError, match="only models of the same size"):
+        average(student)
+    with pytest.raises(InputError, match="no sparse head"):
+        scale_sparse(student[0], 2.0)
+    with pytest.raises(InputError, match="above 0, not 0"):
+        scale_sparse(student[1], 0)

@@ -85,21 +85,34 @@ def distil(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="A model folder, for example the model/ of a run.", **Folder)],
+    models: Annotated[
+        list[Path], typer.Argument(help="Model folders; the weights of several are averaged.", **Folder)
+    ],
     output: Annotated[Path, typer.Option(help="The folder to write.")],
     dtype: Annotated[
         str, typer.Option(help="Type of the stored weights: float16, bfloat16 or float32.")
     ] = "float16",
+    sparse_scale: Annotated[
+        float, typer.Option(help="Factor on all lexical weights; sparse scores grow by its square.")
+    ] = 1.0,
 ) -> None:
-    """Write a model folder with smaller weights, for use; training goes on from the float32 one."""
+    """Write the model folder to use, with smaller weights; training goes on from the float32 one.
+
+    Example: python -m m3_training export first/model last/model --output m3-mine --sparse-scale 2
+    """
     import torch
 
     from m3_core.model import M3Model
 
+    from .export import average, scale_sparse
+
     if dtype not in ("float16", "bfloat16", "float32"):
         raise InputError(f"--dtype is float16, bfloat16 or float32, not {dtype!r}")
-    loaded, tokenizer = M3Model.load(model)
-    loaded.save(output, tokenizer, dtype=getattr(torch, dtype))
+    loaded = [M3Model.load(folder) for folder in models]
+    model = average([model for model, _ in loaded])
+    if sparse_scale != 1:
+        scale_sparse(model, sparse_scale)
+    model.save(output, loaded[-1][1], dtype=getattr(torch, dtype))
     console.print(f"wrote {output}")
 
 
