@@ -68,6 +68,11 @@ def test_unknown_name_is_an_attribute_error() -> None:
     ("package", "names"),
     [
         ("m3_core.compose", ["MissingMemberWarning", "SplitStore", "UnionStore"]),
+        (
+            "m3_integrations.llama_index",
+            ["M3Embedding", "M3NodeWithScore", "M3Rerank", "M3Retriever", "M3VectorStore"],
+        ),
+        ("m3_integrations.elasticsearch", ["DroppedTokensWarning", "ElasticsearchStore"]),
         ("m3_integrations.milvus", ["MilvusStore"]),
         ("m3_integrations.qdrant", ["QdrantEdgeStore", "QdrantStore"]),
     ],
