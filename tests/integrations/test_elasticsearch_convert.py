@@ -205,7 +205,7 @@ def test_batches_are_packed_by_bytes_and_keep_order() -> None:
         bulk.index_item(str(n), {"text": "x" * size}) for n, size in enumerate([10, 500, 10, 10, 2000, 10])
     ]
     found = list(bulk.batches(items, limit=700))
-    assert [[item.id for item in batch] for batch in found] == [["0", "1", "2"], ["3"], ["4"], ["5"]]
+    assert [[item.id for item in batch] for batch in found] == [["0", "1", "2", "3"], ["4"], ["5"]]
     assert all(len(batch) == 1 or sum(item.size for item in batch) <= 700 for batch in found)
     assert [len(batch) for batch in bulk.batches(bulk.delete_item(str(n)) for n in range(2500))] == [
         1000,

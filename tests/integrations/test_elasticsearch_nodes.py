@@ -24,6 +24,7 @@ from m3_core.testing import corpus
 from m3_core.testing.base import scan, scan_ids
 from m3_core.types import Document, M3Vectors, Representation
 from m3_integrations.elasticsearch import DroppedTokensWarning, ElasticsearchStore
+from m3_integrations.elasticsearch.connection import Refresh
 
 pytestmark = pytest.mark.slow  # a node starts in 5 to 10 s
 
@@ -146,8 +147,9 @@ def test_written_documents_are_refreshed_once_before_the_next_read(
         assert sum("_refresh" in one for one in made) == 0
         assert (store.count(), store.count()) == (3, 3)
         assert sum("_refresh" in one for one in made) == 1
-    for policy in ("write", "wait"):
-        with ElasticsearchStore.open(lexical, index, refresh=policy) as store:  # type: ignore[arg-type]
+    policies: tuple[Refresh, ...] = ("write", "wait")
+    for policy in policies:
+        with ElasticsearchStore.open(lexical, index, refresh=policy) as store:
             made.clear()
             store.upsert([Document(policy)], weights({1: 1.0}))
             assert store.get([policy])[0] is not None
@@ -161,7 +163,7 @@ def test_faults_have_a_remedy_that_works(lexical: es.Elasticsearch, index: str) 
     document, vector = Document("a"), weights({1: 1.0})
     with make(lexical, index, LEXICAL) as store:
         calls: list[Callable[[], object]] = [lambda: store.upsert([document], vector), store.count]
-        for fault, broken in [
+        faults: list[tuple[Callable[[], object], list[Callable[[], object]]]] = [
             (lambda: lexical.indices.close(index=index), calls),
             (
                 lambda: lexical.indices.put_settings(index=index, settings={"index.blocks.write": True}),
@@ -173,7 +175,8 @@ def test_faults_have_a_remedy_that_works(lexical: es.Elasticsearch, index: str) 
                 ),
                 calls[:1],
             ),
-        ]:
+        ]
+        for fault, broken in faults:
             fault()
             for call in broken:
                 with pytest.raises(StoreError) as caught:
@@ -258,6 +261,7 @@ def test_a_missing_channel_is_added_by_the_line_in_the_check(dense: es.Elasticse
             "a", "b", {"n": 1.0} | {"dense": record.document.metadata["dense"]}
         )
         assert record.vectors is not None
+        assert record.vectors.dense is not None
         assert np.allclose(record.vectors.dense, old, atol=1e-6)
 
 

@@ -27,6 +27,7 @@ def test_every_store_of_an_entry_point_opens_by_url(point: object) -> None:
         ("m3_integrations.qdrant", "qdrant_client", "qdrant"),
         ("m3_integrations.qdrant", "qdrant_edge", "qdrant"),
         ("m3_integrations.milvus", "pymilvus", "milvus"),
+        ("m3_integrations.elasticsearch", "elasticsearch", "elasticsearch"),
     ],
 )
 def test_importing_without_the_extra_says_the_pip_line(package: str, missing: str, extra: str) -> None:
