@@ -258,6 +258,9 @@ class TestMaking:
             store.upsert(documents, vectors)
             store.optimize()
             assert not store.capabilities.exact
+            for hit in store.search(queries, {DENSE: 10})[DENSE][0]:
+                (score,) = reference.score(queries.take([0]), DENSE, [[hit.id]])[0]
+                assert hit.score == pytest.approx(score, abs=1e-5), "the hits are scored by the full vectors"
             for kind in Representation:
                 np.testing.assert_allclose(
                     store.score(queries, kind, ids), reference.score(queries, kind, ids), atol=1e-5

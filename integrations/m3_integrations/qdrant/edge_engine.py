@@ -175,7 +175,7 @@ def _named(vectors: Mapping[str, Vector]) -> dict[str, Any]:
 def _nearest(query: Query) -> dict[str, Any]:
     """The arguments that a request and a part of one share."""
     params = edge.SearchParams(
-        exact=query.exact, quantization=edge.QuantizationSearchParams(ignore=query.exact)
+        exact=query.exact, quantization=edge.QuantizationSearchParams(ignore=query.exact, rescore=True)
     )
     nearest = None if query.vector is None else edge.Query.Nearest(_to_edge(query.vector), query.using)
     return {"limit": query.limit, "query": nearest, "filter": query.filter, "params": params}

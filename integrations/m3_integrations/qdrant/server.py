@@ -21,6 +21,7 @@ from m3_integrations.qdrant.server_errors import named_errors
 
 _NO_GRAPH = models.HnswConfigDiff(m=0)
 _DEFAULT_PORT = 6333
+_TIMEOUT = 60
 _KEY_VARIABLE = "QDRANT_API_KEY"
 _QUANTIZATION: Mapping[str, Any] = {
     "int8": models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)),
@@ -103,7 +104,7 @@ class QdrantStore(QdrantBase):
         used. exact: whether searches look at everything. long_multi: what to do with a multi-vector of a million
         numbers or more, which the server refuses: ``"fail"``, or ``"cut"`` with a warning. collection_options: for
         `QdrantClient.create_collection` (shards, replicas, ...). connecting: ``api_key`` (or the environment's
-        QDRANT_API_KEY), ``timeout`` in seconds, ``prefer_grpc``, ``grpc_port``.
+        QDRANT_API_KEY), ``timeout`` in seconds (60), ``prefer_grpc``, ``grpc_port``.
 
         Raises:
             StoreError: there is a collection of that name already, or the server says no.
@@ -211,7 +212,9 @@ def _connected(
             connection = _Connection(QdrantClient(":memory:"), owned=True)
         case _:
             key = api_key or os.environ.get(_KEY_VARIABLE)
-            client = QdrantClient(url=location, api_key=key, check_compatibility=False, **connecting)
+            # The client's own 5 s are too few for a request of 24 MiB.
+            arguments = {"timeout": _TIMEOUT, "check_compatibility": False, **connecting}
+            client = QdrantClient(url=location, api_key=key, **arguments)
             connection = _Connection(client, owned=True)
     try:
         yield connection

@@ -161,7 +161,8 @@ class ClientEngine:
             arguments["using"] = query.using or None
             if not self._is_local:  # the stand-in warns of parameters, which mean nothing to it
                 arguments["params"] = models.SearchParams(
-                    exact=query.exact, quantization=models.QuantizationSearchParams(ignore=query.exact)
+                    exact=query.exact,
+                    quantization=models.QuantizationSearchParams(ignore=query.exact, rescore=True),
                 )
         return arguments
 
