@@ -93,7 +93,7 @@ def test_nothing_is_lost_and_nothing_twice(
         with Path("log").open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
             wait_for_work(process)
-            time.sleep(draw.uniform(0, 1.5))
+            time.sleep(draw.uniform(0, 0.6))
             process.send_signal(signal.SIGKILL)
             killed_at_work += process.wait() == -signal.SIGKILL
         assert "Traceback" not in Path("log").read_text()

@@ -2,12 +2,12 @@
 
 Both hold dense, sparse and multi-vectors in the named vectors of one collection. What is particular to the engine:
 
-- Documents with the same text have the same vectors in every store; here their points have ids made from the
-  documents' ids (uuid5), or are the documents' ids themselves (``Fields(id=None)``).
-- Numbers in metadata come back as they went in. In filters, a floating-point number that needs more than 15 or
-  16 digits is equal to its nearest neighbours (4 units in the last place): the engine's JSON parser does not
-  keep the last bit. Integers and the numbers people write (``19.99``) are compared exactly.
-- Weighted sums can be fused in the engine (`QdrantBase.search_fused`), exactly.
+- Points have ids made from the documents' ids (uuid5), or their ids are the documents' (``Fields(id=None)``).
+- Metadata come back as they went in. In filters, a float that needs 16 or 17 digits equals its nearest neighbours
+  (4 units in the last place), because the engine's JSON parser does not keep the last bit. Integers up to 2**53
+  and the numbers people write (``19.99``) are compared exactly.
+- The embedded store is exact and never reorganises itself: call `QdrantEdgeStore.optimize` after a large ingest.
+- Weighted sums can be fused in the engine, exactly (`QdrantStore.search_fused`).
 """
 
 from importlib.util import find_spec
