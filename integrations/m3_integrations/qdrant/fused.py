@@ -1,9 +1,9 @@
 """Fusion in the engine.
 
 The exact weighted sum of all candidates takes either one request, whose parts each nest all searches for
-candidates, or two: the candidates first, then their scores by parts that are filtered to their ids. Two are
-twice as fast where multi-vectors search (benchmarks/qdrant_fusion.py: the nested searches run again for
-every part), and no slower where they only score; so there is only the second form.
+candidates, or two: the candidates first, then their scores by parts that are filtered to their ids. Embedded, two
+are two to three times as fast where multi-vectors search, because the nested searches run again for every part, and
+about as fast where they only score (benchmarks/qdrant_fusion.py); so there is only the second form.
 """
 
 from collections.abc import Mapping, Sequence
