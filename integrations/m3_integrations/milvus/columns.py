@@ -124,7 +124,7 @@ def _column(column: Column, node: Leaf) -> Expression:
     kind = (column.element if array else column.type) or ""
     match node:
         case Exists():
-            return f"array_length({column.name}) > 0" if array else _there(column)
+            return f"array_length({column.name}) != 0" if array else _there(column)
         case _ if kind not in _EXACT or (array and isinstance(node, Range)):
             raise Unsupported(
                 f"{node} cannot be asked exactly of the Milvus column {column.name!r}, which is "

@@ -55,8 +55,8 @@ class Index:
 class Layout:
     """The fields of a collection, read from Milvus's descriptions.
 
-    columns: all declared fields. problems: what keeps a channel from being used. own: made by
-    `MilvusStore.create`.
+    columns: all declared fields. dynamic: undeclared ones are taken too. strong: reads see what was written,
+    without asking for it. problems: what keeps a channel from being used. own: made by `MilvusStore.create`.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Layout:
     indexes: Mapping[str, Index]
     key: Column
     dynamic: bool = False
+    strong: bool = True
     lite: bool = False
     marker: Marker | None = None
     problems: Mapping[Representation, Problem] = field(default_factory=dict)
@@ -157,6 +158,8 @@ def read_layout(
         indexes=described,
         key=key,
         dynamic=bool(description.get("enable_dynamic_field")),
+        strong=description.get("consistency_level_name", description.get("consistency_level"))
+        in ("Strong", 0),
         lite=lite,
         marker=marker,
     )

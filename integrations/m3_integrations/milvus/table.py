@@ -37,19 +37,20 @@ class Table:
         self._layout = layout
         self._search_params = dict(search_params)
         self._consistency: dict[str, Any] = {}
+        self._unseen = False
         self._unflushed = 0
         self._name = layout.key.name
 
     def upsert(self, rows: Iterable[Row]) -> None:
         """Write whole rows; each request is written or refused as one."""
-        self._consistency = _STRONG
+        self.strong()
         for batch in batches(rows, REQUEST_BYTES):
             self._call("upsert", data=batch)
             self._unflushed += len(batch)
 
     def delete(self, expressions: Iterable[str]) -> None:
         """Delete the rows that any of the expressions matches."""
-        self._consistency = _STRONG
+        self.strong()
         for expression in expressions:
             self._call("delete", filter=expression)
 
@@ -71,6 +72,11 @@ class Table:
 
     def after(self, key: Key | None, condition: Expression, fields: Sequence[str], size: int) -> list[Row]:
         """The first ``size`` matching rows after a key, in the order of the keys."""
+        if self._unseen:
+            # What follows is answered at the collection's own level, whatever is asked for. This waits for the
+            # nodes to have seen all writes, so that the next answer has them too.
+            self._query(self.everything(), [self._name], limit=1)
+            self._unseen = False
         rows: list[Row] = []
         while condition is not False and len(rows) < size:
             parts = [condition] if isinstance(condition, str) else []
@@ -133,8 +139,9 @@ class Table:
         return f"({self._name} >= 0 or {self._name} < 0)"
 
     def strong(self) -> None:
-        """Read what has been written until now, by whomever."""
+        """From now on, read what has been written."""
         self._consistency = _STRONG
+        self._unseen = not self._layout.strong
 
     def _query(self, expression: str, fields: Sequence[str], **arguments: Any) -> list[Row]:
         self._settle()
