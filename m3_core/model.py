@@ -171,6 +171,8 @@ class M3Model(nn.Module):
         # The weights may be mapped from the very file that is replaced here, so it is not written in place.
         part = folder / "model.safetensors.part"
         save_file(_tensors(self.backbone, dtype), part, metadata={"format": "pt"})
+        # safetensors writes for the owner alone; whoever may read the other files may read the weights.
+        part.chmod((folder / "config.json").stat().st_mode)
         part.replace(folder / "model.safetensors")
         for head, name in ((self.sparse_linear, SPARSE_FILE), (self.colbert_linear, MULTI_FILE)):
             if head is None:
