@@ -1,7 +1,6 @@
 """Ingest against an exact store, with an encoder of our own that implements the protocol: words hashed to vectors."""
 
 import json
-import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
@@ -678,7 +677,6 @@ def test_whatever_happens_many_times(data: st.DataObject, tmp_path_factory: pyte
 
 def check_history(data: st.DataObject, path: Path) -> None:
     """Random streams with repeated ids, chunked or not, killed at random store calls; then a run that completes."""
-    logging.getLogger("m3_core.ingest").setLevel(logging.ERROR)
     encoder = WordEncoder()
     store = WatchedStore(encoder.schema())
     stream: list[Document] = []
