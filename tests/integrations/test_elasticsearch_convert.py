@@ -20,8 +20,9 @@ from m3_core.store import Fields, Schema
 from m3_core.testing import corpus
 from m3_core.types import Document, M3Vectors, Representation
 from m3_integrations.elasticsearch import bulk, convert
+from m3_integrations.elasticsearch.creation import new_mappings, problems
 from m3_integrations.elasticsearch.errors import cause, refusal
-from m3_integrations.elasticsearch.layout import Layout, new_mappings, problems, read_layout
+from m3_integrations.elasticsearch.layout import Layout, read_layout
 from m3_integrations.elasticsearch.options import make_client, place_of, split_url
 
 DENSE, SPARSE = Representation.DENSE, Representation.SPARSE

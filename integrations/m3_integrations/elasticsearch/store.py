@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-import elasticsearch as es
 import numpy as np
 
 from m3_core.errors import DimensionMismatch, InputError, SchemaMismatch, StoreError, StoreNotFound
@@ -29,22 +28,15 @@ from m3_core.store import (
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
 from m3_integrations.elasticsearch import convert
 from m3_integrations.elasticsearch.bulk import delete_item, index_item, update_item
-from m3_integrations.elasticsearch.connection import REFRESH, Connection, Refresh
-from m3_integrations.elasticsearch.layout import (
-    ANY_VOCABULARY,
-    Layout,
-    Metadata,
-    Names,
-    new_mappings,
-    problems,
-    read_layout,
-)
+from m3_integrations.elasticsearch.connection import Connection, Refresh
+from m3_integrations.elasticsearch.creation import Metadata, problems
+from m3_integrations.elasticsearch.layout import ANY_VOCABULARY, Layout, Names, read_layout
 from m3_integrations.elasticsearch.mapped import check_types
-from m3_integrations.elasticsearch.options import make_client, split_url
+from m3_integrations.elasticsearch.opening import Location, Opening, make_index, without
+from m3_integrations.elasticsearch.options import split_url
 from m3_integrations.elasticsearch.reading import Found, Reader
 from m3_integrations.elasticsearch.searching import Searcher
 
-Location = str | es.Elasticsearch
 _CANDIDATES = 200
 
 
@@ -81,17 +73,17 @@ class ElasticsearchStore(ClosingMixin):
         there is one.
         """
         address, index, given = split_url(url, options)
-        with _Opening(address, index, given.connecting, given.opening.get("refresh", "read")) as connection:
+        with Opening(address, index, given.connecting, given.opening.get("refresh", "read")) as connection:
             if connection.exists():
                 return cls._opened(
-                    connection, schema, fields=given.fields, **_without(given.opening, "refresh")
+                    connection, schema, fields=given.fields, **without(given.opening, "refresh")
                 )
             if schema is None:
                 raise StoreNotFound(f"there is no index {connection.place}; make one by ingesting into it")
             names = given.fields
             fields = names if isinstance(names, Fields) else replace(Fields(), **(names or {}))  # type: ignore[arg-type]
-            _make(connection, schema, fields, **given.creating)
-            return cls(connection, **_without(given.opening, "refresh", "fingerprint"))
+            make_index(connection, schema, fields, **given.creating)
+            return cls(connection, **without(given.opening, "refresh", "fingerprint"))
 
     @classmethod
     def create(
@@ -127,12 +119,12 @@ class ElasticsearchStore(ClosingMixin):
             Unsupported: the schema has neither dense vectors nor lexical weights.
             StoreUnavailable: the cluster does not answer.
         """
-        with _Opening(location, index, connecting, refresh) as connection:
+        with Opening(location, index, connecting, refresh) as connection:
             if connection.exists():
                 raise StoreError(
                     f"there is an index {connection.place} already; open it, or use another name"
                 )
-            _make(
+            make_index(
                 connection,
                 schema,
                 fields,
@@ -168,7 +160,7 @@ class ElasticsearchStore(ClosingMixin):
             StoreNotFound: there is none of that name. StoreUnavailable: the cluster does not answer.
             SchemaMismatch: it does not fit the fields, the schema or the fingerprint, where they are given.
         """
-        with _Opening(location, index, connecting, refresh) as connection:
+        with Opening(location, index, connecting, refresh) as connection:
             return cls._opened(
                 connection, schema, fields=fields, fingerprint=fingerprint, candidates=candidates
             )
@@ -378,46 +370,3 @@ class ElasticsearchStore(ClosingMixin):
                 f"the lexical weights are over {vectors.sparse.shape[1]} tokens, {self._connection.place} was made for "
                 f"{held}; use the model the index was made with"
             )
-
-
-class _Opening:
-    """A connection that is closed, if its client is ours, when the block fails."""
-
-    def __init__(self, location: Location, index: str, connecting: Mapping[str, Any], refresh: str) -> None:
-        if refresh not in REFRESH:
-            raise InputError(f"refresh is one of {', '.join(REFRESH)}, not {refresh!r}")
-        options = dict(connecting)
-        retries = int(options.pop("retries", 4))
-        owned = isinstance(location, str)
-        client = make_client(location, **options) if isinstance(location, str) else location
-        self._connection = Connection(client, index, owned=owned, retries=retries, refresh=refresh)  # type: ignore[arg-type]
-
-    def __enter__(self) -> Connection:
-        return self._connection
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self._connection.close()
-
-
-def _make(
-    connection: Connection,
-    schema: Schema,
-    fields: Fields,
-    *,
-    dense_index: str | Mapping[str, Any] = "hnsw",
-    metadata_mapping: Metadata = "any",
-    shards: int | None = None,
-    replicas: int | None = None,
-    settings: Mapping[str, Any] | None = None,
-) -> None:
-    mappings = new_mappings(schema, fields, index=dense_index, metadata=metadata_mapping)
-    numbers = {"number_of_shards": shards, "number_of_replicas": replicas}
-    wanted = {**{name: number for name, number in numbers.items() if number is not None}, **(settings or {})}
-    connection.call(
-        lambda: connection.client.indices.create(index=connection.index, mappings=mappings, settings=wanted)
-    )
-
-
-def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in names}
