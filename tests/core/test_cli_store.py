@@ -152,7 +152,13 @@ def test_ctrl_c_ends_with_a_summary_and_130(here: Path) -> None:
     command = [sys.executable, "-m", "m3_core.cli", "ingest", "-", STORE, "--batch-size", "5", "--json"]
     lines = "".join(f'{{"id": "{i}", "text": "document {i}"}}\n' for i in range(23))
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts its background jobs with SIGINT ignored, and a test run may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin is not None
     process.stdin.write(lines)
