@@ -5,8 +5,9 @@ BIN := .venv/bin
 
 .PHONY: demo test check clean
 
+# Waiting threads that sleep: spinning ones cost minutes where anything else runs on the machine.
 demo: .venv/.demo
-	$(BIN)/python examples/demo.py
+	OMP_WAIT_POLICY=passive $(BIN)/python examples/demo.py
 
 # One OpenMP thread per worker: two workers with two threads each would fight for two cores.
 test: .venv/.dev
