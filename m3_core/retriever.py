@@ -113,10 +113,10 @@ class _Search:
             return []
         if missing := ", ".join(sorted(kinds - vectors.representations)):
             raise InputError(f"the queries have no {missing} vectors, which the fusion gives a weight")
-        count = max(k, self.candidates or CANDIDATES)
-        channels = {
-            kind: count for kind in Representation if kind in self.fusion.representations - self.lacking
-        }
+        # Of one channel alone the best k are the result; only groups need more to choose from.
+        alone = len(kinds) == 1 and not self.group_by
+        count = k if alone else max(k, self.candidates or CANDIDATES)
+        channels = {kind: count for kind in Representation if kind in kinds - self.lacking}
         if self._store_fuses():
             answer = yield _Ask(
                 self.store, "search_fused", (vectors, self.fusion, k, channels), {"where": parsed}
@@ -144,7 +144,8 @@ class _Search:
             self.fusion.weights.of(kind) for kind in self.fusion.representations
         } == {1.0}
         name = type(self.fusion).__name__
-        return plain and not self.lacking and not self.group_by and name in self.store.capabilities.fusions
+        several = len(self.fusion.representations) > 1 and not self.lacking and not self.group_by
+        return several and plain and name in self.store.capabilities.fusions
 
     def _complete(self, vectors: M3Vectors, found: Sequence[_Found]) -> Generator[_Ask, Any, None]:
         """Give every candidate a score in every channel of the fusion, 0 where it holds no such vector."""
