@@ -274,6 +274,26 @@ def test_fewer_candidates_are_encoded_than_there_are_documents(
     assert [hit.score for hit in hits] == pytest.approx([total[place] for place in expected], abs=1e-5)
 
 
+def test_one_channel_alone_needs_no_more_than_k(
+    encoder: M3Encoder, store: MemoryStore, vectors: M3Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    original = MemoryStore.search
+    monkeypatch.setattr(
+        MemoryStore,
+        "search",
+        lambda self, queries, k, **rest: asked.append(k) or original(self, queries, k, **rest),  # type: ignore[func-returns-value]
+    )
+    fusion = WeightedSum(0.5, 0, 0)
+    hits = Retriever(encoder, store, fusion=fusion).search(QUERIES[0], k=3)
+    Retriever(encoder, store, fusion=fusion, group_by="parent").search(QUERIES[0], k=3)
+    assert asked == [{DENSE: 3}, {DENSE: 100}]
+    scores = exact(encoder, vectors, QUERIES[0])[DENSE]
+    best = np.argsort(-scores, kind="stable")[:3].tolist()
+    assert [hit.id for hit in hits] == [f"d{place:02}" for place in best]
+    assert [hit.score for hit in hits] == pytest.approx([0.5 * scores[place] for place in best], abs=1e-5)
+
+
 # Refusals
 
 
