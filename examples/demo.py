@@ -10,8 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from m3_core import Hits, M3Encoder, Representation, Retriever, ingest, open_store
-from m3_core.sources import read_source
+from m3_core import Hits, M3Encoder, Representation, Retriever, ingest, open_store, read_source
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus" / "libreoffice-help.jsonl.gz"

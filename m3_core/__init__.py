@@ -11,6 +11,8 @@ if TYPE_CHECKING:
         FilterError,
         FingerprintMismatch,
         IngestError,
+        IngestInterrupted,
+        IngestStopped,
         InputError,
         JournalError,
         M3Error,
@@ -27,19 +29,13 @@ if TYPE_CHECKING:
     from m3_core.explain import Explanation
     from m3_core.filters import Filter
     from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum
-    from m3_core.ingestion import ingest
+    from m3_core.ingestion.run import ingest
+    from m3_core.ingestion.sources import Rejected, read_source
+    from m3_core.ingestion.summary import IngestSummary
     from m3_core.memory import MemoryStore
     from m3_core.retriever import AsyncRetriever, Hits, Retriever
-    from m3_core.store import (
-        AsyncStore,
-        Capabilities,
-        Fields,
-        Page,
-        Schema,
-        Store,
-        ThreadedStore,
-        open_store,
-    )
+    from m3_core.store import AsyncStore, Capabilities, Fields, Page, Schema, Store, open_store
+    from m3_core.threaded import ThreadedStore
     from m3_core.types import Document, Hit, M3Vectors, Ragged, Record, Representation
 
 _HOMES = {
@@ -50,6 +46,8 @@ _HOMES = {
         "FilterError",
         "FingerprintMismatch",
         "IngestError",
+        "IngestInterrupted",
+        "IngestStopped",
         "InputError",
         "JournalError",
         "M3Error",
@@ -65,7 +63,9 @@ _HOMES = {
     ),
     "filters": ("Filter",),
     "fusion": ("Fusion", "ReciprocalRank", "WeightedSum"),
-    "ingestion": ("ingest",),
+    "ingestion.run": ("ingest",),
+    "ingestion.sources": ("Rejected", "read_source"),
+    "ingestion.summary": ("IngestSummary",),
     "memory": ("MemoryStore",),
     "explain": ("Explanation",),
     "retriever": ("AsyncRetriever", "Hits", "Retriever"),
@@ -76,9 +76,9 @@ _HOMES = {
         "Page",
         "Schema",
         "Store",
-        "ThreadedStore",
         "open_store",
     ),
+    "threaded": ("ThreadedStore",),
     "types": ("Document", "Hit", "M3Vectors", "Ragged", "Record", "Representation"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -98,6 +98,9 @@ __all__ = [
     "Hit",
     "Hits",
     "IngestError",
+    "IngestInterrupted",
+    "IngestStopped",
+    "IngestSummary",
     "InputError",
     "JournalError",
     "M3Encoder",
@@ -110,6 +113,7 @@ __all__ = [
     "Ragged",
     "ReciprocalRank",
     "Record",
+    "Rejected",
     "Representation",
     "RepresentationMissing",
     "Retriever",
@@ -127,6 +131,7 @@ __all__ = [
     "WeightedSum",
     "ingest",
     "open_store",
+    "read_source",
 ]
 
 

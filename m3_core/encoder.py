@@ -250,19 +250,25 @@ class M3Encoder:
         progress: bool = False,
         first: int = 0,
     ) -> M3Vectors:
-        tokens, truncated = self.tokenizer.encode(texts, limit, mcls=self.mcls, first=first)
+        # Equal texts pass through the model once: it is less work, and alone it makes their vectors equal to the bit,
+        # because a matrix product rounds a row by its place in the batch.
+        distinct: dict[tuple[tuple[int, ...], bool], int] = {}
+        every_text = zip(*self.tokenizer.encode(texts, limit, mcls=self.mcls, first=first), strict=True)
+        places = [distinct.setdefault((tuple(row), cut), len(distinct)) for row, cut in every_text]
+        tokens = [row for row, _ in distinct]
         lengths = [len(row) for row in tokens]
         every = MCLS_EVERY + 1 if self.mcls else None
         # The last token is no CLS; of those before it, the first is one, and with MCLS every 257th.
-        vectors = [length - 1 - (length - 2) // every if every else length - 1 for length in lengths]
-        collector = Collector(self.model, wanted, vectors, self.tokenizer.special_ids)
-        with _progress(len(texts), progress) as advance:
+        counts = [length - 1 - (length - 2) // every if every else length - 1 for length in lengths]
+        collector = Collector(self.model, wanted, counts, self.tokenizer.special_ids)
+        with _progress(len(tokens), progress) as advance:
             for rows in plan_batches(lengths, self.batch_tokens):
                 batch = TokenBatch.of([tokens[row] for row in rows], self.device, cls_every=every)
                 with torch.inference_mode():
                     collector.add(rows, batch, self.model(batch, wanted))
                 advance(len(rows))
-        return collector.finish(np.asarray(truncated, dtype=np.bool_))
+        vectors = collector.finish(np.asarray([cut for _, cut in distinct], dtype=np.bool_))
+        return vectors if len(distinct) == len(places) else vectors.take(places)
 
 
 def plan_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -9,6 +9,7 @@
     │   └── RepresentationMissing        the model has no head for what was asked
     ├── MissingExtra (ImportError)       an optional package is not installed; the message is the pip line
     ├── IngestError                      an ingest run that cannot go on
+    │   ├── IngestStopped                stopped on the way; its summary says how far it came
     │   └── JournalError                 the journal belongs to another store, model or source
     └── StoreError                       something a store said
         ├── StoreNotFound                no such collection, folder or URL scheme
@@ -18,7 +19,15 @@
         │   ├── DimensionMismatch        vectors of another dimension
         │   └── FingerprintMismatch      the vectors in it were made by another model
         └── Unsupported                  this engine cannot do it: a channel, an operator, a fusion
+
+    KeyboardInterrupt
+    └── IngestInterrupted                Ctrl-C during an ingest, which ended cleanly; its summary says how far it came
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from m3_core.ingestion.summary import IngestSummary
 
 
 class M3Error(Exception):
@@ -47,6 +56,22 @@ class MissingExtra(M3Error, ImportError):
 
 class IngestError(M3Error):
     """An ingest run cannot go on; what was acknowledged by the store is in the journal."""
+
+
+class IngestStopped(IngestError):
+    """The run could not go on. ``summary`` says how far it came, ``__cause__`` why; the next run goes on from there."""
+
+    def __init__(self, message: str, summary: "IngestSummary") -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+class IngestInterrupted(KeyboardInterrupt):
+    """Ctrl-C: what was being written was finished. ``summary`` says how far the run came."""
+
+    def __init__(self, summary: "IngestSummary") -> None:
+        super().__init__("the ingest was interrupted")
+        self.summary = summary
 
 
 class JournalError(IngestError):

@@ -10,15 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from m3_core.errors import DimensionMismatch, InputError, StoreError, StoreNotFound
-from m3_core.filters import Filter, Where
-from m3_core.rows import Rows, blocks
-from m3_core.scoring import channel_scores
-from m3_core.store import (
-    Capabilities,
-    ClosingMixin,
-    Page,
-    Schema,
+from m3_core.checks import (
     check_held,
     check_ids,
     check_score,
@@ -27,6 +19,11 @@ from m3_core.store import (
     check_update,
     check_upsert,
 )
+from m3_core.errors import DimensionMismatch, InputError, StoreError, StoreNotFound
+from m3_core.filters import Filter, Where
+from m3_core.rows import Rows, blocks
+from m3_core.scoring import channel_scores
+from m3_core.store import Capabilities, ClosingMixin, Page, Schema
 from m3_core.types import Document, FloatArray, Hit, IntArray, Json, M3Vectors, Record, Representation
 
 SCHEME = "memory://"

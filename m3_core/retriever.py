@@ -12,13 +12,14 @@ from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 
+from m3_core.checks import check_fingerprint, check_size
 from m3_core.encoder import M3Encoder
 from m3_core.errors import InputError, Unsupported
 from m3_core.explain import Explanation, explain
 from m3_core.filters import Filter, Where, check_field
 from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum, rank_order
 from m3_core.scoring import channel_scores
-from m3_core.store import AsyncStore, Store, check_fingerprint, check_size
+from m3_core.store import AsyncStore, Store
 from m3_core.types import Document, Hit, M3Vectors, Representation
 
 Rescore: TypeAlias = Literal["store", "encode"]

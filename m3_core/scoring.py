@@ -55,9 +55,10 @@ def maxsim_scores(query: FloatArray, passages: Ragged) -> FloatArray:
     scores = np.full(len(passages), np.nan, dtype=np.result_type(query, passages.values))
     full = np.flatnonzero(lengths)
     if len(full) and len(query):
+        # In float64, because a float32 product rounds a column by its place in the matrix: equal passages would differ.
+        products = query.astype(np.float64) @ passages.values.T.astype(np.float64)
         # reduceat takes the maximum of each passage's block of columns; empty passages have no block.
-        best = np.maximum.reduceat(query @ passages.values.T, passages.offsets[full], axis=1)
-        scores[full] = best.mean(axis=0)
+        scores[full] = np.maximum.reduceat(products, passages.offsets[full], axis=1).mean(axis=0)
     return scores
 
 

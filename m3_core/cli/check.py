@@ -110,8 +110,9 @@ def _environment() -> Iterator[Finding]:
 
 
 def _store(url: str, encoder: object) -> Iterator[Finding]:
+    from m3_core.checks import check_fingerprint
     from m3_core.encoder import M3Encoder
-    from m3_core.store import Problem, check_fingerprint, open_store
+    from m3_core.store import Problem, open_store
 
     assert isinstance(encoder, M3Encoder)
     try:

@@ -19,7 +19,7 @@ from m3_core.cli.output import (
     print_json,
 )
 from m3_core.errors import InputError
-from m3_core.sources import STDIN, Columns, Format, identify, read_source
+from m3_core.ingestion.sources import STDIN, Columns, Format, identify, read_source
 
 
 def ingest(
@@ -128,11 +128,11 @@ def ingest(
     documents = read_source(source, columns, format=format, delimiter=delimiter)
     encoder = load_encoder(model, device, dtype, max_length=max_length, mcls=mcls)
 
-    from m3_core.ingestion import IngestInterrupted, IngestStopped
-    from m3_core.ingestion import ingest as run
-    from m3_core.journal import default_path
+    from m3_core.errors import IngestInterrupted, IngestStopped
+    from m3_core.ingestion.journal import default_path
+    from m3_core.ingestion.run import ingest as run
+    from m3_core.ingestion.templates import Template
     from m3_core.store import open_store
-    from m3_core.templates import Template
 
     aliases = {text_field: "text", **({id_field: "id"} if id_field else {})}
     template = None if encode is None else Template(encode.replace("\\n", "\n"), aliases)

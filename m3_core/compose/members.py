@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from m3_core.checks import Batch, check_upsert
 from m3_core.errors import (
     FingerprintMismatch,
     InputError,
@@ -18,7 +19,7 @@ from m3_core.errors import (
     Unsupported,
 )
 from m3_core.filters import Filter
-from m3_core.store import Batch, Capabilities, ClosingMixin, Schema, Store, check_upsert
+from m3_core.store import Capabilities, ClosingMixin, Schema, Store
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Representation
 
 T = TypeVar("T")

@@ -6,19 +6,11 @@ from functools import partial
 from itertools import chain
 from typing import TypeVar
 
+from m3_core.checks import check_held, check_ids, check_size, check_update
 from m3_core.compose.members import Composite, OnFailure, joint_capabilities, schema_of, score, search
 from m3_core.errors import InputError
 from m3_core.filters import Filter, Where
-from m3_core.store import (
-    Capabilities,
-    Page,
-    SearchResult,
-    Store,
-    check_held,
-    check_ids,
-    check_size,
-    check_update,
-)
+from m3_core.store import Capabilities, Page, SearchResult, Store
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
 
 T = TypeVar("T")

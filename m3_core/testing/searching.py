@@ -8,9 +8,10 @@ import pytest
 
 from m3_core.errors import DimensionMismatch, InputError, Unsupported
 from m3_core.memory import MemoryStore
-from m3_core.store import Store, ThreadedStore
+from m3_core.store import Store
 from m3_core.testing import corpus
 from m3_core.testing.base import ContractBase, Filled, assert_close
+from m3_core.threaded import ThreadedStore
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Ragged, Representation
 
 DENSE, SPARSE, MULTI = Representation

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from m3_core.chunking import Chunker, chunk_id
 from m3_core.errors import InputError
+from m3_core.ingestion.chunking import Chunker, chunk_id
 from m3_core.types import MAX_ID_BYTES, Document
 
 CHARACTERS = [chr(0x4E00 + i) for i in range(200)]

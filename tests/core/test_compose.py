@@ -18,9 +18,10 @@ from m3_core.errors import (
 )
 from m3_core.filters import Where
 from m3_core.memory import MemoryStore
-from m3_core.store import Schema, Store, ThreadedStore
+from m3_core.store import Schema, Store
 from m3_core.testing import corpus
 from m3_core.testing.store_contract import StoreContract
+from m3_core.threaded import ThreadedStore
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
 
 DENSE, SPARSE, MULTI = Representation

@@ -113,6 +113,12 @@ def test_a_generator_a_tuple_and_a_list_are_the_same(encoder: M3Encoder, texts: 
     assert_equal(encoder.encode_documents(texts), expected, 0)
 
 
+def test_equal_texts_have_equal_vectors_to_the_bit(encoder: M3Encoder, texts: tuple[str, ...]) -> None:
+    vectors = encoder.encode_documents([*texts, *reversed(texts)])
+    assert_equal(vectors, vectors.take(range(2 * len(texts) - 1, -1, -1)), tolerance=0)
+    assert_equal(vectors.take(range(len(texts))), encoder.encode_documents(texts))
+
+
 def test_progress_changes_nothing(encoder: M3Encoder, texts: tuple[str, ...]) -> None:
     assert_equal(encoder.encode_documents(texts, progress=True), encoder.encode_documents(texts), 0)
 

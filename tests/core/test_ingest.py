@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from m3_core import IngestInterrupted, IngestStopped, IngestSummary, ingest
 from m3_core.errors import (
     FingerprintMismatch,
     IngestError,
@@ -24,10 +25,9 @@ from m3_core.errors import (
     StoreError,
     StoreUnavailable,
 )
-from m3_core.ingestion import IngestInterrupted, IngestStopped, Summary, ingest
+from m3_core.ingestion.sources import Rejected
 from m3_core.memory import MemoryStore
 from m3_core.retriever import Retriever
-from m3_core.sources import Rejected
 from m3_core.store import Schema
 from m3_core.types import Document, FloatArray, M3Vectors, Representation
 
@@ -141,7 +141,7 @@ def dense_of(store: WatchedStore, name: str) -> tuple[Document, FloatArray]:
     return record.document, row
 
 
-def balanced(summary: Summary) -> bool:
+def balanced(summary: IngestSummary) -> bool:
     """Every document that was read had exactly one fate."""
     return summary.read == summary.written + summary.skipped + summary.duplicates + summary.rejected
 
@@ -463,7 +463,7 @@ def test_nothing_is_deleted_after_an_incomplete_read(
 def test_delete_missing_knows_sources_apart(
     encoder: WordEncoder, store: WatchedStore, journal: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def run(source: str, names: str) -> Summary:
+    def run(source: str, names: str) -> IngestSummary:
         stream = [Document(name, f"{source} {name}") for name in names]
         return ingest(
             stream,
@@ -682,7 +682,7 @@ def check_history(data: st.DataObject, path: Path) -> None:
     stream: list[Document] = []
     tokens: int | None = None
 
-    def run(batch_size: int) -> Summary:
+    def run(batch_size: int) -> IngestSummary:
         return ingest(
             stream,
             encoder,

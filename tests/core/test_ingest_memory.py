@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from m3_core.ingestion import Rejected, ingest
-from m3_core.sources import read_source
+from m3_core import Rejected, ingest
+from m3_core.ingestion.sources import read_source
 from m3_core.store import Capabilities
 from m3_core.types import Document, M3Vectors, Ragged, Representation
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from m3_core.errors import JournalError
-from m3_core.journal import Fate, Journal, default_path
+from m3_core.ingestion.journal import Fate, Journal, default_path
 from m3_core.types import Document
 
 
@@ -138,7 +138,7 @@ def test_without_a_path_nothing_is_left(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_killed_process_leaves_what_it_acknowledged_and_no_lock(path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from m3_core.journal import Journal\n"
+        "import os, signal, sys; from pathlib import Path; from m3_core.ingestion.journal import Journal\n"
         "j = Journal(Path(sys.argv[1]), store='s', fingerprint='m', source='one')\n"
         "j.acknowledge([('a', 0, b'1', j.intend([('a', 0)]))]); j.intend([('b', 0)])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -21,7 +21,8 @@ from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum
 from m3_core.memory import MemoryStore
 from m3_core.model import M3Model
 from m3_core.retriever import AsyncRetriever, Hits, Retriever
-from m3_core.store import Schema, ThreadedStore
+from m3_core.store import Schema
+from m3_core.threaded import ThreadedStore
 from m3_core.types import ALL_REPRESENTATIONS, Document, Hit, M3Vectors, Representation
 
 DENSE, SPARSE, MULTI = Representation

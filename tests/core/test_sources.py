@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m3_core import readers
 from m3_core.errors import InputError
-from m3_core.readers import first_heading
-from m3_core.sources import Columns, Rejected, detect_format, identify, read_source
+from m3_core.ingestion import readers
+from m3_core.ingestion.readers import first_heading
+from m3_core.ingestion.sources import Columns, Rejected, detect_format, identify, read_source
 from m3_core.types import Document
 
 Write = Callable[..., Path]

@@ -4,23 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from m3_core.errors import (
-    DimensionMismatch,
-    FingerprintMismatch,
-    InputError,
-    MissingExtra,
-    StoreNotFound,
-    Unsupported,
-)
-from m3_core.extras import require
-from m3_core.memory import MemoryStore
-from m3_core.store import (
-    Capabilities,
-    Fields,
-    FusedSearch,
-    Schema,
-    SearchResult,
-    Store,
+from m3_core.checks import (
     check_channels,
     check_dimensions,
     check_fingerprint,
@@ -31,8 +15,18 @@ from m3_core.store import (
     check_size,
     check_update,
     check_upsert,
-    open_store,
 )
+from m3_core.errors import (
+    DimensionMismatch,
+    FingerprintMismatch,
+    InputError,
+    MissingExtra,
+    StoreNotFound,
+    Unsupported,
+)
+from m3_core.extras import require
+from m3_core.memory import MemoryStore
+from m3_core.store import Capabilities, Fields, FusedSearch, Schema, SearchResult, Store, open_store
 from m3_core.testing import corpus
 from m3_core.types import Document, M3Vectors, Representation
 

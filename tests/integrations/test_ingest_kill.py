@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m3_core.chunking import Chunker
 from m3_core.encoder import M3Encoder
+from m3_core.ingestion.chunking import Chunker
 from m3_core.store import Store, open_store
 from m3_core.types import Document, Record, Representation
 

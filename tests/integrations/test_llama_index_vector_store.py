@@ -122,8 +122,8 @@ def forwards(encoder: M3Encoder) -> Iterator[Counter[tuple[int, ...]]]:
 
 
 def once(encoder: M3Encoder, texts: list[str]) -> Counter[tuple[int, ...]]:
-    tokens, _ = encoder.tokenizer.encode(list(dict.fromkeys(texts)), encoder.max_length)
-    return Counter(tuple(map(int, row)) for row in tokens)
+    tokens, _ = encoder.tokenizer.encode(texts, encoder.max_length)
+    return Counter({tuple(map(int, row)) for row in tokens})
 
 
 def where(key: str, value: Any, operator: str = "==") -> MetadataFilters:

@@ -6,16 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from m3_core.errors import DimensionMismatch, InputError, SchemaMismatch, StoreError, StoreNotFound
-from m3_core.filters import Filter, Where
-from m3_core.scoring import channel_scores
-from m3_core.store import (
-    Capabilities,
-    ClosingMixin,
-    Fields,
-    Page,
-    Problem,
-    Schema,
+from m3_core.checks import (
     check_fingerprint,
     check_held,
     check_ids,
@@ -25,6 +16,10 @@ from m3_core.store import (
     check_update,
     check_upsert,
 )
+from m3_core.errors import DimensionMismatch, InputError, SchemaMismatch, StoreError, StoreNotFound
+from m3_core.filters import Filter, Where
+from m3_core.scoring import channel_scores
+from m3_core.store import Capabilities, ClosingMixin, Fields, Page, Problem, Schema
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
 from m3_integrations.elasticsearch import convert
 from m3_integrations.elasticsearch.bulk import delete_item, index_item, update_item

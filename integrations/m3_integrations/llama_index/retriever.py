@@ -8,11 +8,12 @@ from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
 
+from m3_core.checks import check_size
 from m3_core.encoder import M3Encoder
 from m3_core.filters import Where
 from m3_core.fusion import Fusion
 from m3_core.retriever import AsyncRetriever, Rescore, Retriever
-from m3_core.store import Store, check_size
+from m3_core.store import Store
 from m3_core.types import M3Vectors, Representation
 from m3_integrations.llama_index.filters import to_filter
 from m3_integrations.llama_index.queries import with_dense

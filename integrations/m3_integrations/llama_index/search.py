@@ -6,11 +6,12 @@ import numpy as np
 from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 
+from m3_core.checks import check_size
 from m3_core.errors import InputError
 from m3_core.filters import Filter, Where
 from m3_core.fusion import Fusion, rank_order
 from m3_core.retriever import CANDIDATES, Rescore, Retriever
-from m3_core.store import Store, check_size
+from m3_core.store import Store
 from m3_core.types import Hit, M3Vectors, Representation
 from m3_integrations.llama_index.convert import REF_DOC_ID
 from m3_integrations.llama_index.embedding import M3Embedding

@@ -4,22 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self
 
-from m3_core.errors import (
-    DimensionMismatch,
-    InputError,
-    SchemaMismatch,
-    StoreError,
-    StoreNotFound,
-    Unsupported,
-)
-from m3_core.filters import Filter, Where
-from m3_core.store import (
-    Capabilities,
-    ClosingMixin,
-    Fields,
-    Page,
-    Problem,
-    Schema,
+from m3_core.checks import (
     check_fingerprint,
     check_held,
     check_ids,
@@ -29,6 +14,16 @@ from m3_core.store import (
     check_update,
     check_upsert,
 )
+from m3_core.errors import (
+    DimensionMismatch,
+    InputError,
+    SchemaMismatch,
+    StoreError,
+    StoreNotFound,
+    Unsupported,
+)
+from m3_core.filters import Filter, Where
+from m3_core.store import Capabilities, ClosingMixin, Fields, Page, Problem, Schema
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
 from m3_integrations.milvus.columns import ColumnDialect
 from m3_integrations.milvus.connection import Connection

@@ -6,16 +6,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 
-from m3_core.errors import InputError, SchemaMismatch, StoreError
-from m3_core.filters import Where
-from m3_core.fusion import Fusion
-from m3_core.store import (
-    Capabilities,
-    ClosingMixin,
-    Fields,
-    Page,
-    Problem,
-    Schema,
+from m3_core.checks import (
     check_fingerprint,
     check_held,
     check_ids,
@@ -25,6 +16,10 @@ from m3_core.store import (
     check_update,
     check_upsert,
 )
+from m3_core.errors import InputError, SchemaMismatch, StoreError
+from m3_core.filters import Where
+from m3_core.fusion import Fusion
+from m3_core.store import Capabilities, ClosingMixin, Fields, Page, Problem, Schema
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
 from m3_integrations.qdrant import convert, fused
 from m3_integrations.qdrant.engine import Engine, Point, PointId

@@ -1,4 +1,4 @@
-"""The formats that `m3_core.sources` reads, one function each: bytes in, documents and rejected lines out."""
+"""The formats that `m3_core.ingestion.sources` reads, one function each: bytes in, documents and rejected lines out."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from typing import BinaryIO
 from uuid import UUID
 
 from m3_core.errors import InputError
-from m3_core.sources import STDIN, Columns, Records, Rejected, detect_format, open_bytes
+from m3_core.ingestion.sources import STDIN, Columns, Records, Rejected, detect_format, open_bytes
 from m3_core.types import Document, Json, check_document
 
 MAX_BYTES = 64 * 2**20

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from m3_core.errors import IngestError
-from m3_core.sources import Rejected
+from m3_core.ingestion.sources import Rejected
 
 logger = logging.getLogger("m3_core.ingest")
 

@@ -22,8 +22,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Self
 
-from m3_core.chunking import part_ids
 from m3_core.errors import JournalError
+from m3_core.ingestion.chunking import part_ids
 from m3_core.types import Document
 
 _FORMAT = "1"

@@ -4,26 +4,23 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
-from m3_core.chunking import Chunker
+from m3_core.checks import check_fingerprint
 from m3_core.errors import InputError
-from m3_core.journal import Journal
-from m3_core.pipeline import (
+from m3_core.ingestion.chunking import Chunker
+from m3_core.ingestion.journal import Journal
+from m3_core.ingestion.pipeline import (
     Confirm,
     Encoder,
-    IngestInterrupted,
-    IngestStopped,
     Run,
     Settings,
-    Summary,
     logger,
 )
-from m3_core.rejects import RejectLog
-from m3_core.sources import Rejected
-from m3_core.store import Store, check_fingerprint
-from m3_core.templates import Template
+from m3_core.ingestion.rejects import RejectLog
+from m3_core.ingestion.sources import Rejected
+from m3_core.ingestion.summary import IngestSummary
+from m3_core.ingestion.templates import Template
+from m3_core.store import Store
 from m3_core.types import Document
-
-__all__ = ["Confirm", "Encoder", "IngestInterrupted", "IngestStopped", "Rejected", "Summary", "ingest"]
 
 
 def ingest(
@@ -43,7 +40,7 @@ def ingest(
     batch_size: int = 128,
     patience: float = 120.0,
     progress: bool = False,
-) -> Summary:
+) -> IngestSummary:
     """Encode a stream of documents and write it into a store. Memory does not depend on the stream's length.
 
     With a ``journal`` (the path of a file) a second run skips what is unchanged, and a run that was killed goes
@@ -51,7 +48,7 @@ def ingest(
     an id that comes twice the last content wins.
 
     Args:
-        documents: what to write; `m3_core.sources.read_source` reads files. A `Rejected` in it is counted.
+        documents: what to write; `m3_core.ingestion.sources.read_source` reads files. A `Rejected` in it is counted.
         source: the name of this stream in the journal; ids are missing or not per source.
         encode: the text to encode, as a template like ``"{title}\\n{text}"`` or a function; by default the text.
         chunk_tokens: split texts into chunks of at most so many tokens, stored as ``id#0``, ``id#1``, ... with

@@ -174,7 +174,7 @@ def read_source(
     Raises:
         InputError: there is no such file, its format is not known, or (while reading) it cannot be read to its end.
     """
-    from m3_core import readers
+    from m3_core.ingestion import readers
 
     path = Path(source)
     if str(source) != STDIN and not path.exists():

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol, TypeAlias
 
-from m3_core.chunking import Chunker
-from m3_core.errors import IngestError, InputError, M3Error
-from m3_core.journal import Fate, Journal
+from m3_core.errors import IngestInterrupted, IngestStopped, InputError, M3Error
+from m3_core.ingestion.chunking import Chunker
+from m3_core.ingestion.journal import Fate, Journal
+from m3_core.ingestion.rejects import RejectLog
+from m3_core.ingestion.sources import Rejected
+from m3_core.ingestion.summary import IngestSummary
+from m3_core.ingestion.templates import Template
+from m3_core.ingestion.writer import Entry, Part, Piece, Writer
 from m3_core.progress import bar
-from m3_core.rejects import RejectLog
-from m3_core.sources import Rejected
 from m3_core.store import Store
-from m3_core.templates import Template
 from m3_core.types import Document, M3Vectors, Representation, check_document
-from m3_core.writer import Entry, Part, Piece, Writer
 
 logger = logging.getLogger("m3_core.ingest")
 
@@ -42,45 +43,6 @@ class Encoder(Protocol):
     def encode_documents(
         self, texts: Sequence[str], *, representations: Collection[Representation] | None = None
     ) -> M3Vectors: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a run did, in documents (not in chunks).
-
-    read: that came out of the source, the rejected included; after a complete run it is the sum of
-    written, skipped, duplicates and rejected. written: new and changed ones. skipped: unchanged. changed:
-    those of the written that replaced an earlier content. duplicates: ids that came again; the last content
-    counts. missing: that the source no longer has (counted with ``delete_missing``). deleted: of those.
-    truncated: texts cut at the encoder's ``max_length``.
-    """
-
-    read: int = 0
-    written: int = 0
-    skipped: int = 0
-    changed: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-    missing: int = 0
-    deleted: int = 0
-    truncated: int = 0
-    seconds: float = 0.0
-
-
-class IngestStopped(IngestError):
-    """The run could not go on. ``summary`` says how far it came, ``__cause__`` why; the next run goes on from there."""
-
-    def __init__(self, message: str, summary: Summary) -> None:
-        super().__init__(message)
-        self.summary = summary
-
-
-class IngestInterrupted(KeyboardInterrupt):
-    """Ctrl-C: what was being written was finished. ``summary`` says how far the run came."""
-
-    def __init__(self, summary: Summary) -> None:
-        super().__init__("the ingest was interrupted")
-        self.summary = summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +73,7 @@ class Run:
         self.recipe = [settings.chunker and settings.chunker.tokens, encoder.max_length]
         self.writer = Writer(store, journal, patience=settings.patience, reject=self._refuse)
 
-    def run(self, documents: Iterable[Document | Rejected]) -> Summary:
+    def run(self, documents: Iterable[Document | Rejected]) -> IngestSummary:
         settings = self.settings
         try:
             known = self.journal.known() if settings.delete_missing else 0
@@ -135,9 +97,9 @@ class Run:
         self._remark()
         return self.summary()
 
-    def summary(self) -> Summary:
+    def summary(self) -> IngestSummary:
         writer = self.writer
-        return Summary(
+        return IngestSummary(
             read=self.read,
             written=writer.written,
             skipped=self.skipped,

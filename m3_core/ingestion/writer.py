@@ -19,7 +19,7 @@ from tenacity import (
 )
 
 from m3_core.errors import InputError, StoreUnavailable
-from m3_core.journal import Journal
+from m3_core.ingestion.journal import Journal
 from m3_core.store import Store
 from m3_core.types import Document, M3Vectors
 
