@@ -72,9 +72,10 @@ class WeightedSum:
         >>> WeightedSum(1.0, 0.5, 0.0).fuse({Representation.DENSE: {"a": 0.5}, Representation.SPARSE: {"a": 0.25}})
         {'a': 0.625}
         """
+        weights = self.weights
         ids = {name for channel in scores.values() for name in channel}
         return {
-            name: m3_score({kind: channel.get(name, 0.0) for kind, channel in scores.items()}, self.weights)
+            name: m3_score({kind: channel.get(name, 0.0) for kind, channel in scores.items()}, weights)
             for name in ids
         }
 
@@ -112,8 +113,9 @@ class ReciprocalRank:
         """
         fused: dict[str, float] = {}
         for kind in Representation:
+            weight = self.weights.of(kind)
             for rank, name in enumerate(rank_order(scores.get(kind, {})), start=1):
-                fused[name] = fused.get(name, 0.0) + self.weights.of(kind) / (self.k + rank)
+                fused[name] = fused.get(name, 0.0) + weight / (self.k + rank)
         return fused
 
 

@@ -84,9 +84,10 @@ class _Search:
             check_size(candidates, "candidates")
         if group_by is not None:
             check_field(group_by)
+        self.kinds = self.fusion.representations
         check_fingerprint(store.fingerprint, encoder.fingerprint, store.identity)
-        encoder.model.check(self.fusion.representations)
-        self.lacking = self.fusion.representations - store.capabilities.representations
+        encoder.model.check(self.kinds)
+        self.lacking = self.kinds - store.capabilities.representations
         self._check_lacking()
 
     def _check_lacking(self) -> None:
@@ -94,7 +95,7 @@ class _Search:
             return
         names = ", ".join(sorted(self.lacking))
         held = ", ".join(sorted(self.held)) or "none of the model's channels"
-        if not self.fusion.representations - self.lacking:
+        if not self.kinds - self.lacking:
             raise Unsupported(f"the store holds {held}; the fusion weighs only {names}")
         if self.rescore != "encode" or not isinstance(self.fusion, WeightedSum):
             raise Unsupported(
@@ -106,7 +107,7 @@ class _Search:
         """Search for all queries; yields what must be called and receives the answers."""
         check_size(k, "k")
         parsed = Filter.parse(where)
-        kinds = self.fusion.representations
+        kinds = self.kinds
         vectors = queries
         if not isinstance(vectors, M3Vectors):
             vectors = yield _Ask(self.encoder, "encode_queries", (queries,), {"representations": kinds})
@@ -142,16 +143,16 @@ class _Search:
     def _store_fuses(self) -> bool:
         """Whether the store does this fusion exactly: a weighted sum, or reciprocal rank without weights."""
         plain = isinstance(self.fusion, WeightedSum) or {
-            self.fusion.weights.of(kind) for kind in self.fusion.representations
+            self.fusion.weights.of(kind) for kind in self.kinds
         } == {1.0}
         name = type(self.fusion).__name__
-        several = len(self.fusion.representations) > 1 and not self.lacking and not self.group_by
+        several = len(self.kinds) > 1 and not self.lacking and not self.group_by
         return several and plain and name in self.store.capabilities.fusions
 
     def _complete(self, vectors: M3Vectors, found: Sequence[_Found]) -> Generator[_Ask, Any, None]:
         """Give every candidate a score in every channel of the fusion, 0 where it holds no such vector."""
         for kind in Representation:
-            if kind not in self.fusion.representations:
+            if kind not in self.kinds:
                 continue
             wanted = [
                 [name for name in row.documents if name not in row.scores.get(kind, {})] for row in found

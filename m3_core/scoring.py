@@ -72,7 +72,8 @@ class Weights:
 
     def of(self, representation: Representation) -> float:
         """The weight of one channel."""
-        return {"dense": self.dense, "sparse": self.sparse, "multi": self.multi}[representation.value]
+        weight: float = getattr(self, representation)
+        return weight
 
 
 def m3_score(scores: Mapping[Representation, float], weights: Weights) -> float:

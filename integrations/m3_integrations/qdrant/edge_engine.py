@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from m3_integrations.qdrant.engine import (
 )
 from m3_integrations.qdrant.filters import Condition
 from m3_integrations.qdrant.layout import Layout
+
+_NO_VECTORS: Mapping[str, Vector] = MappingProxyType({})
 
 
 class EdgeDialect:
@@ -88,7 +91,7 @@ class EdgeEngine:
     def retrieve(self, ids: Sequence[PointId], *, payload: bool, vectors: Sequence[str]) -> Sequence[Found]:
         with named_errors(self._place):
             records = self._shard.retrieve(list(ids), payload, list(vectors) or False)
-        return [_found(record) for record in records]
+        return [_record(record) for record in records]
 
     def scroll(
         self, *, condition: Condition | None, start: PointId | None, limit: int, vectors: Sequence[str]
@@ -102,13 +105,16 @@ class EdgeEngine:
         )
         with named_errors(self._place):
             records, following = self._shard.scroll(request)
-        return [_found(record) for record in records], None if following is None else _id(following)
+        return [_record(record) for record in records], None if following is None else _id(following)
 
     def query(self, requests: Sequence[Request]) -> list[list[Found]]:
         batch = edge.QueryBatchRequest([_request(request) for request in requests])
         with named_errors(self._place):
             answers = self._shard.query_batch(batch)
-        return [[_found(point) for point in points] for points in answers]
+        return [
+            [Found(_id(point.id), point.payload or {}, _NO_VECTORS, point.score) for point in points]
+            for points in answers
+        ]
 
     def count(self, condition: Condition | None) -> int:
         with named_errors(self._place):
@@ -150,13 +156,10 @@ def _id(value: Any) -> PointId:
     return value if isinstance(value, int) else str(value)
 
 
-def _found(point: edge.Record | edge.ScoredPoint) -> Found:
-    vectors: Mapping[str, Any] = point.vector if isinstance(point.vector, dict) else {}
+def _record(record: edge.Record) -> Found:
+    vectors: Mapping[str, Any] = record.vector if isinstance(record.vector, dict) else {}
     return Found(
-        _id(point.id),
-        point.payload or {},
-        {name: _from_edge(vector) for name, vector in vectors.items()},
-        point.score if isinstance(point, edge.ScoredPoint) else 0.0,
+        _id(record.id), record.payload or {}, {name: _from_edge(vector) for name, vector in vectors.items()}
     )
 
 

@@ -85,6 +85,6 @@ def _reciprocal_rank(
     }
     answers = dict(zip(ranked, requests.ask(list(ranked.values())), strict=True))
     return [
-        [replace(point, score=weight * point.score) for point in answers.get(row, [])]
+        [point._replace(score=weight * point.score) for point in answers.get(row, [])]
         for row in range(len(searches))
     ]
