@@ -21,6 +21,9 @@ from m3_core.cli.output import (
 from m3_core.errors import InputError
 from m3_core.ingestion.sources import STDIN, Columns, Format, identify, read_source
 
+_OPTIMIZE_FROM = 5_000
+"""Documents written, from which on merging the embedded engine's segments is worth its time."""
+
 
 def ingest(
     source: Annotated[
@@ -159,6 +162,9 @@ def ingest(
             patience=patience,
             progress=console.is_terminal and not quiet,
         )
+        if summary.written >= _OPTIMIZE_FROM and (optimize := getattr(opened, "optimize", None)):
+            console.print("merging what was written, for faster searches", highlight=False)
+            optimize()
     except (IngestStopped, IngestInterrupted) as stopped:
         _report(stopped.summary, path, reject_path, as_json, stopped=str(stopped))
         raise

@@ -191,3 +191,22 @@ def test_a_closed_pipe_is_no_traceback(pages: Path) -> None:
     assert process.stderr is not None
     assert b"Traceback" not in process.stderr.read()
     process.wait(timeout=600)
+
+
+@pytest.mark.parametrize(("threshold", "merges"), [(12, 1), (13, 0)])
+def test_a_large_ingest_is_merged_afterwards(
+    pages: Path, monkeypatch: pytest.MonkeyPatch, threshold: int, merges: int
+) -> None:
+    from m3_integrations.qdrant import QdrantEdgeStore
+
+    merged: list[int] = []
+    real = QdrantEdgeStore.optimize
+
+    def optimize(store: QdrantEdgeStore) -> bool:
+        merged.append(store.count())
+        return real(store)
+
+    monkeypatch.setattr(QdrantEdgeStore, "optimize", optimize)
+    monkeypatch.setattr(sys.modules["m3_core.cli.ingest"], "_OPTIMIZE_FROM", threshold)
+    assert summary("pages.jsonl", STORE)["written"] == 12
+    assert merged == [12] * merges
