@@ -91,7 +91,14 @@ class StoreLocked(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The server does not answer, or answers that it is overloaded; trying again may help."""
+    """The server does not answer, or answers that it is overloaded; trying again may help.
+
+    ``retry_after``: the seconds that it asked to wait before; 0 if it did not.
+    """
+
+    def __init__(self, message: str = "", *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class SchemaMismatch(StoreError):

@@ -5,14 +5,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Queue
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeAlias, TypeVar
 
 from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception_type,
     sleep_using_event,
-    stop_after_delay,
+    stop_before_delay,
     stop_when_event_set,
     wait_exponential,
     wait_random,
@@ -20,12 +20,15 @@ from tenacity import (
 
 from m3_core.errors import InputError, StoreUnavailable
 from m3_core.ingestion.journal import Journal
+from m3_core.retrying import at_least_asked
 from m3_core.store import Store
 from m3_core.types import Document, M3Vectors
 
 logger = logging.getLogger("m3_core.ingest")
 P = ParamSpec("P")
 T = TypeVar("T")
+Write: TypeAlias = Callable[[Sequence[Document], M3Vectors], None]
+"""Writes documents and their vectors, like `Store.upsert`, and raises what that raises."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,23 +68,31 @@ class Piece:
 class Writer:
     """Writes pieces in order, tells the journal what the store has confirmed, and counts.
 
-    Transient errors are tried again with growing pauses for ``patience`` seconds; a document that the store
+    write: how; by default `Store.upsert`. Transient errors are tried again with growing pauses, or those that the server asks for, as far as ``patience``
+    seconds allow; a document that the store
     refuses is handed to ``reject``; any other error ends the writing and is raised by the next call of `put`
     or by `finish`.
     """
 
     def __init__(
-        self, store: Store, journal: Journal, *, patience: float, reject: Callable[[Entry, str], None]
+        self,
+        store: Store,
+        journal: Journal,
+        *,
+        patience: float,
+        reject: Callable[[Entry, str], None],
+        write: Write | None = None,
     ) -> None:
         self.written = self.changed = self.truncated = 0
         self._store, self._journal, self._reject = store, journal, reject
+        self._write_parts = write or store.upsert
         self._failure: BaseException | None = None
         self._closed = False
         self._hurry = threading.Event()
         self._retrying = Retrying(
             retry=retry_if_exception_type(StoreUnavailable),
-            wait=wait_exponential(multiplier=0.5, max=30) + wait_random(0, 0.5),
-            stop=stop_after_delay(patience) | stop_when_event_set(self._hurry),
+            wait=at_least_asked(wait_exponential(multiplier=0.5, max=30) + wait_random(0, 0.5)),
+            stop=stop_before_delay(patience) | stop_when_event_set(self._hurry),
             sleep=sleep_using_event(self._hurry),
             before_sleep=_log_retry,
             reraise=True,
@@ -155,7 +166,7 @@ class Writer:
         parts = [piece.parts[row] for row in rows]
         vectors = piece.vectors if len(rows) == len(piece.parts) else piece.vectors.take(rows)
         try:
-            self.retry(self._store.upsert, [part.document for part in parts], vectors)
+            self.retry(self._write_parts, [part.document for part in parts], vectors)
         except InputError as error:
             middle = parts[len(parts) // 2].entry
             if parts[0].entry is parts[-1].entry:

@@ -549,6 +549,21 @@ def test_a_transient_error_is_tried_again(
     assert caplog.text.count("no answer; trying again") == 2
 
 
+def test_the_pause_that_a_store_asks_for_is_kept_as_far_as_patience_goes(
+    encoder: WordEncoder, store: WatchedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = iter([1.75, 3600.0])
+
+    def fail(documents: Sequence[Document]) -> None:
+        if seconds := next(asked, None):
+            raise StoreUnavailable("busy", retry_after=seconds)
+
+    store.before = fail
+    with pytest.raises(IngestStopped, match="busy"):
+        ingest(documents(10), encoder, store, patience=600)
+    assert [record.getMessage() for record in caplog.records] == ["busy; trying again in 1.8 s"]
+
+
 def test_a_store_that_stays_away_stops_the_run(
     encoder: WordEncoder, store: WatchedStore, journal: Path
 ) -> None:

@@ -143,9 +143,10 @@ def test_patience_ends_and_names_what_was_not_written(server: Scripted, store: E
         (503, {"error": "no"}, {}),
         (429, {"error": BUSY}, {"Retry-After": "0"}),
         (502, {"error": "a proxy"}, {}),
+        (500, {"error": "a proxy"}, {}),
         (200, None, {}),
     ],
-    ids=["503", "429", "502", "reset"],
+    ids=["503", "429", "502", "500", "reset"],
 )
 def test_requests_that_failed_for_a_passing_reason_are_made_again(
     server: Scripted, store: ElasticsearchStore, trouble: Answer
@@ -177,3 +178,24 @@ def test_a_batch_that_is_too_large_for_a_proxy_is_halved(server: Scripted, store
     upsert(store, "abcde")
     written = [batch for batch in server.batches if len(batch) <= 2]
     assert [name for batch in written for name in batch] == list("abcde")
+
+
+def test_a_document_that_is_too_large_for_a_proxy_is_named_and_the_rest_goes_on(
+    server: Scripted, store: ElasticsearchStore
+) -> None:
+    server.bulk = lambda turn, ids: (
+        (413, {"error": "too large"}, {}) if "b" in ids else items(dict.fromkeys(ids))
+    )
+    with pytest.raises(InputError, match=r"1 of 3 .*'b': its \d+ bytes are more"):
+        upsert(store, "abc")
+    assert [batch for batch in server.batches if "b" not in batch] == [["a"], ["c"]]
+
+
+def test_a_server_that_asks_to_wait_for_long_is_not_asked_again(
+    server: Scripted, store: ElasticsearchStore
+) -> None:
+    server.bulk = lambda turn, ids: (503, {"error": "for repairs"}, {"Retry-After": "3600"})
+    with pytest.raises(StoreUnavailable, match="for repairs") as caught:
+        upsert(store, "a")
+    assert caught.value.retry_after == 3600
+    assert len(server.batches) == 1

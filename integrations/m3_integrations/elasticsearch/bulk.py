@@ -94,7 +94,7 @@ def _refused(status: int, error: Any, place: str) -> M3Error:
     inner = error.get("caused_by")
     if isinstance(inner, Mapping) and str(inner.get("reason")) not in reason:
         reason = f"{reason}: {inner.get('reason')}"
-    if status == 400 and kind != "index_closed_exception":
+    if status in (400, 413) and kind != "index_closed_exception":
         return InputError(reason)  # the document's fault, not the index's
     if kind == "document_missing_exception":
         return InputError("there is no such document any more")

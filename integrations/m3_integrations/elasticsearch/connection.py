@@ -6,15 +6,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeVar
 
 import elasticsearch as es
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_random_exponential,
-)
 
 from m3_core.errors import M3Error, StoreError, StoreNotFound, StoreUnavailable
+from m3_core.retrying import retrying
 from m3_integrations.elasticsearch.bulk import Item, batches, failure, read_items
 from m3_integrations.elasticsearch.errors import cause, named_errors, refusal
 from m3_integrations.elasticsearch.options import place_of
@@ -32,7 +26,6 @@ REFRESH: Mapping[str, Literal["wait_for"] | bool] = {
 }
 SEARCHES = 50
 """In one request."""
-_LONGEST_WAIT = 30.0
 
 
 class Connection:
@@ -53,12 +46,7 @@ class Connection:
         self._dirty, self._lock = False, threading.Lock()
         self._knows_exclude_vectors = True
         self._closed = False
-        self._retrying = Retrying(
-            retry=retry_if_exception_type(StoreUnavailable),
-            wait=_wait,
-            stop=stop_after_attempt(retries + 1),
-            reraise=True,
-        )
+        self._retrying = retrying(retries)
 
     def close(self) -> None:
         """Make visible what was written, and close the client, if it is ours."""
@@ -101,6 +89,10 @@ class Connection:
         if not answer:
             raise StoreNotFound(f"there is no index {self.place}; make one by ingesting into it")
         return answer
+
+    def notes(self) -> list[Any]:
+        """The ``_meta`` of every index there is by this name, None for one that has none."""
+        return [one.get("mappings", {}).get("_meta") for one in self.describe().values()]
 
     def fresh(self) -> None:
         """Make what this store has written visible to its next search, if it is not yet."""
@@ -226,7 +218,10 @@ class Connection:
             return  # they are among the refused
 
     def _send(self, items: Sequence[Item]) -> Mapping[str, Any]:
-        """Send a batch; in halves where a server or a proxy before it finds it too large."""
+        """Send a batch; in halves where a server or a proxy before it finds it too large.
+
+        A document that is too large by itself is an item that was refused.
+        """
         lines: list[Any] = [line for item in items for line in item.lines]
         try:
             refresh = REFRESH[self._refresh]
@@ -235,8 +230,11 @@ class Connection:
             ).body
             return answer
         except es.ApiError as error:
-            if error.status_code != 413 or len(items) == 1:
+            if error.status_code != 413:
                 raise
+            if len(items) == 1:
+                reason = f"its {items[0].size} bytes are more than a request may have (413)"
+                return {"items": [{"index": {"status": 413, "error": {"reason": reason}}}]}
         half = len(items) // 2
         parts = [self._send(items[:half]), self._send(items[half:])]
         return {"items": [item for part in parts for item in part["items"]]}
@@ -244,14 +242,3 @@ class Connection:
 
 class _StillPending(StoreUnavailable):
     """Some items of a batch are to be sent again."""
-
-
-_backoff = wait_random_exponential(multiplier=0.2, max=_LONGEST_WAIT)
-
-
-def _wait(state: RetryCallState) -> float:
-    """Growing pauses with chance in them, and at least what the server asked for."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    told = None if error is None else error.__cause__
-    asked = (isinstance(told, es.ApiError) and told.meta.headers.get("retry-after")) or ""
-    return max(_backoff(state), min(float(asked), _LONGEST_WAIT) if asked.isdecimal() else 0.0)

@@ -9,8 +9,9 @@ from typing import Any
 import elasticsearch as es
 
 from m3_core.errors import StoreError, StoreNotFound, StoreUnavailable
+from m3_core.retrying import seconds_asked
 
-_BUSY = {408, 429, 502, 503, 504}
+_BUSY = {408, 425, 429}
 _BLOCK = re.compile(r"/(\d+)/")
 _CREDENTIALS = (
     "give api_key=..., or username=... and password=..., or set ELASTICSEARCH_API_KEY, or ELASTICSEARCH_USERNAME "
@@ -52,7 +53,10 @@ def _transport_error(error: es.TransportError, place: str) -> StoreError:
 
 def _api_error(error: es.ApiError, place: str) -> StoreError:
     kind, reason = cause(error.body)
-    return refusal(error.status_code, kind, reason or str(error.message), place)
+    refused = refusal(error.status_code, kind, reason or str(error.message), place)
+    if isinstance(refused, StoreUnavailable):
+        refused.retry_after = seconds_asked(error.meta.headers.get("retry-after"))
+    return refused
 
 
 def cause(body: Any) -> tuple[str, str]:
@@ -87,11 +91,13 @@ def refusal(status: int, kind: str, reason: str, place: str) -> StoreError:
             return _blocked(reason, said, index)
         case "es_rejected_execution_exception" | "circuit_breaking_exception":
             return StoreUnavailable(said)
+        case "too_many_clauses" | "too_many_nested_clauses":
+            return StoreError(said)  # 500 in some releases, and yet the query's fault
     if status in (401, 403):
         return StoreError(f"{said}; the cluster refuses the credentials or their rights: {_CREDENTIALS}")
     if status == 404 and not kind:
         return StoreError(f"{said}; is this the address of an Elasticsearch server?")
-    return StoreUnavailable(said) if status in _BUSY else StoreError(said)
+    return StoreUnavailable(said) if status in _BUSY or status >= 500 else StoreError(said)
 
 
 def _blocked(reason: str, said: str, index: str) -> StoreError:

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import elasticsearch as es
 
-from m3_core.errors import InputError
+from m3_core.errors import InputError, StoreError
 from m3_core.store import Fields, Schema
 from m3_integrations.elasticsearch.connection import REFRESH, Connection
 from m3_integrations.elasticsearch.creation import Metadata, new_mappings
@@ -50,9 +50,16 @@ def make_index(
     mappings = new_mappings(schema, fields, index=dense_index, metadata=metadata_mapping)
     numbers = {"number_of_shards": shards, "number_of_replicas": replicas}
     wanted = {**{name: number for name, number in numbers.items() if number is not None}, **(settings or {})}
-    connection.call(
-        lambda: connection.client.indices.create(index=connection.index, mappings=mappings, settings=wanted)
-    )
+    try:
+        connection.call(
+            lambda: connection.client.indices.create(
+                index=connection.index, mappings=mappings, settings=wanted
+            )
+        )
+    except StoreError:
+        # If the answer was lost and the request made again, the index is there already, and it is this one.
+        if not connection.exists() or connection.notes() != [mappings["_meta"]]:
+            raise
 
 
 def without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -93,7 +93,9 @@ class Reader:
         hits = answer["hits"]["hits"]
         if len(hits) > size:
             return hits[:size], json.dumps({"pit": answer["pit_id"], "after": hits[size - 1]["sort"]})
-        connection.call(lambda: connection.client.close_point_in_time(id=answer["pit_id"]))
+        # Where the answer to a first attempt was lost, it is closed already, and that is a 404.
+        client = connection.client.options(ignore_status=404)
+        connection.call(lambda: client.close_point_in_time(id=answer["pit_id"]))
         return hits, None
 
     def ids(self, query: Query | None, layout: Layout) -> Iterator[list[Found]]:
