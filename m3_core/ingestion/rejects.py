@@ -8,10 +8,21 @@ from typing import IO
 
 from m3_core.errors import IngestError
 from m3_core.ingestion.sources import Rejected
+from m3_core.types import Document
 
 logger = logging.getLogger("m3_core.ingest")
 
 _REPORTED = 20
+
+
+def refusal(source: str, document: Document, reason: str) -> Rejected:
+    """A document that was read and cannot be written."""
+    content = json.dumps(
+        {"id": document.id, "text": document.text, "metadata": document.metadata},
+        ensure_ascii=False,
+        default=dict,
+    )
+    return Rejected(source, None, f"document {document.id!r}: {reason}", content)
 
 
 class RejectLog:
