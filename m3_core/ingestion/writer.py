@@ -68,10 +68,9 @@ class Piece:
 class Writer:
     """Writes pieces in order, tells the journal what the store has confirmed, and counts.
 
-    write: how; by default `Store.upsert`. Transient errors are tried again with growing pauses, or those that the server asks for, as far as ``patience``
-    seconds allow; a document that the store
-    refuses is handed to ``reject``; any other error ends the writing and is raised by the next call of `put`
-    or by `finish`.
+    write: how; by default `Store.upsert`. Transient errors are tried again with growing pauses, or those that the
+    server asks for, as far as ``patience`` seconds allow; a document that the store refuses is handed to
+    ``reject``; any other error ends the writing and is raised by the next call of `put` or by `finish`.
     """
 
     def __init__(
