@@ -17,7 +17,7 @@ from m3_core.folder import find_model
 from m3_core.model import M3Model
 from m3_core.scoring import Weights, channel_scores
 from m3_core.store import Schema
-from m3_core.tokenizer import MCLS_EVERY, M3Tokenizer
+from m3_core.tokenizer import MCLS_EVERY, M3Tokenizer, content_room
 from m3_core.types import FloatArray, M3Vectors, Representation
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -195,6 +195,12 @@ class M3Encoder:
             "all": dense_sparse + weights.multi * scores[Representation.MULTI],
         }
         return {**{kind.value: scores[kind] for kind in Representation}, **mixed}
+
+    def tokens(self, text: str) -> list[str]:
+        """The tokens of a text as strings, for people: one for each of its multi-vectors, in order, end of text last."""
+        room = content_room(self.max_length, mcls=self.mcls)
+        content = [self.tokenizer.token(token) for token, _, _ in self.tokenizer.spans(text)[:room]]
+        return [*content, self.tokenizer.special["eos"]]
 
     def _wanted(self, representations: Collection[Representation] | None) -> tuple[Representation, ...]:
         if representations is None:

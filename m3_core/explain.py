@@ -136,8 +136,6 @@ def explain(encoder: "M3Encoder", query: str, hit: Hit) -> Explanation:
     spans: list[tuple[int, int]] = []
     if kinds:
         vectors = encoder.encode_queries([query, text], representations=tuple(kinds))
-        room = content_room(encoder.max_length, mcls=encoder.mcls)
-        tokens = [encoder.tokenizer.spans(part)[:room] for part in (query, text)]
         if vectors.sparse is not None:
             left, right = (
                 dict(zip(*(x.tolist() for x in vectors.sparse_row(row)), strict=True)) for row in (0, 1)
@@ -147,14 +145,13 @@ def explain(encoder: "M3Encoder", query: str, hit: Hit) -> Explanation:
                 TokenMatch(encoder.tokenizer.token(token), *weights) for token, weights in shared.items()
             ]
             matches.sort(key=lambda match: (-match.product, match.token))
-            spans = _merge((start, end) for token, start, end in tokens[1] if token in shared)
+            room = content_room(encoder.max_length, mcls=encoder.mcls)
+            covered = encoder.tokenizer.spans(text)[:room]
+            spans = _merge((start, end) for token, start, end in covered if token in shared)
         if vectors.multi is not None:
-            # The last multi-vector is that of the end of text.
-            names = [
-                [*(encoder.tokenizer.token(token) for token, _, _ in part), encoder.tokenizer.special["eos"]]
-                for part in tokens
-            ]
-            alignments = _align(vectors.multi[0], vectors.multi[1], names[0], names[1])
+            alignments = _align(
+                vectors.multi[0], vectors.multi[1], encoder.tokens(query), encoder.tokens(text)
+            )
     return Explanation(query, text, hit.score, dict(hit.scores), matches, alignments, spans)
 
 

@@ -199,6 +199,26 @@ def test_a_megabyte_without_a_space(which: str, request: pytest.FixtureRequest) 
     check(vectors, 1)
 
 
+@pytest.mark.parametrize("mcls", [False, True])
+@pytest.mark.parametrize("which", ["encoder", "unigram"])
+def test_each_multi_vector_has_its_token(
+    which: str, mcls: bool, request: pytest.FixtureRequest, texts: tuple[str, ...]
+) -> None:
+    loaded: M3Encoder = request.getfixturevalue(which)
+    short = M3Encoder(loaded.model, loaded.tokenizer, max_length=300, mcls=mcls)
+    long = " ".join(texts * 10)
+    with pytest.warns(TruncationWarning):
+        vectors = short.encode_documents([*texts, "", long])
+    assert vectors.multi is not None
+    end = loaded.tokenizer.special["eos"]
+    for text, rows in zip([*texts, "", long], vectors.multi, strict=True):
+        tokens = short.tokens(text)
+        assert len(tokens) == len(rows)
+        assert tokens[-1] == end
+    ids, _ = loaded.tokenizer.encode([texts[1]], 300)
+    assert short.tokens(texts[1]) == [loaded.tokenizer.token(token) for token in ids[0][1:]]
+
+
 @pytest.mark.parametrize("bad", [None, b"bytes", 7, 1.5, ["nested"], Path("x")])
 def test_what_is_no_string_is_named_by_its_index(encoder: M3Encoder, bad: object) -> None:
     message = rf"the text at index 3 is {type(bad).__name__}, not a string"
