@@ -1,18 +1,27 @@
 """Requests made again where that may help, after a pause: growing, by chance, and as long as the server asked for."""
 
+import logging
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from threading import Event
 
 from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception_type,
+    sleep_using_event,
     stop_after_attempt,
+    stop_before_delay,
+    stop_when_event_set,
+    wait_exponential,
+    wait_random,
     wait_random_exponential,
 )
 
 from m3_core.errors import StoreUnavailable
+
+logger = logging.getLogger("m3_core.retrying")
 
 LONGEST_PAUSE = 30.0
 """Seconds that a store waits by itself; if a server asks for more, its caller decides."""
@@ -44,6 +53,28 @@ def retrying(retries: int) -> Retrying:
         stop=lambda state: enough(state) or _asked(state) > LONGEST_PAUSE,
         reraise=True,
     )
+
+
+def patiently(patience: float, hurry: Event | None = None) -> Retrying:
+    """Calls something again while it raises `StoreUnavailable`, with a warning, as far as so many seconds allow.
+
+    hurry: set, it ends a pause, and there is none after it.
+    """
+    hurry = hurry or Event()
+    return Retrying(
+        retry=retry_if_exception_type(StoreUnavailable),
+        wait=at_least_asked(wait_exponential(multiplier=0.5, max=LONGEST_PAUSE) + wait_random(0, 0.5)),
+        stop=stop_before_delay(patience) | stop_when_event_set(hurry),
+        sleep=sleep_using_event(hurry),
+        before_sleep=_log,
+        reraise=True,
+    )
+
+
+def _log(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    pause = state.next_action.sleep if state.next_action else 0.0
+    logger.warning("%s; trying again in %.1f s", error, pause)
 
 
 def _asked(state: RetryCallState) -> float:

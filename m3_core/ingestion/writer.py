@@ -1,30 +1,17 @@
 """The writing side of `m3_core.ingestion`: one thread that writes while the next texts are encoded."""
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Queue
 from typing import ParamSpec, TypeAlias, TypeVar
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_before_delay,
-    stop_when_event_set,
-    wait_exponential,
-    wait_random,
-)
-
-from m3_core.errors import InputError, StoreUnavailable
+from m3_core.errors import InputError
 from m3_core.ingestion.journal import Journal
-from m3_core.retrying import at_least_asked
+from m3_core.retrying import patiently
 from m3_core.store import Store
 from m3_core.types import Document, M3Vectors
 
-logger = logging.getLogger("m3_core.ingest")
 P = ParamSpec("P")
 T = TypeVar("T")
 Write: TypeAlias = Callable[[Sequence[Document], M3Vectors], None]
@@ -88,14 +75,7 @@ class Writer:
         self._failure: BaseException | None = None
         self._closed = False
         self._hurry = threading.Event()
-        self._retrying = Retrying(
-            retry=retry_if_exception_type(StoreUnavailable),
-            wait=at_least_asked(wait_exponential(multiplier=0.5, max=30) + wait_random(0, 0.5)),
-            stop=stop_before_delay(patience) | stop_when_event_set(self._hurry),
-            sleep=sleep_using_event(self._hurry),
-            before_sleep=_log_retry,
-            reraise=True,
-        )
+        self._retrying = patiently(patience, self._hurry)
         # One piece is written, one waits, one is being encoded: that is all that is in memory.
         self._queue: Queue[Piece | None] = Queue(maxsize=1)
         self._thread = threading.Thread(target=self._work, name="m3-ingest-writer", daemon=True)
@@ -176,9 +156,3 @@ class Writer:
             cut = cut or next(i for i, part in enumerate(parts) if part.entry is not middle)
             self._upsert(piece, rows[:cut])
             self._upsert(piece, rows[cut:])
-
-
-def _log_retry(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    pause = state.next_action.sleep if state.next_action else 0.0
-    logger.warning("%s; trying again in %.1f s", error, pause)
