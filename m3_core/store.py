@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from m3_core.errors import StoreNotFound
 from m3_core.filters import Where
+from m3_core.text import without_secrets
 from m3_core.types import (
     Document,
     FloatArray,
@@ -235,7 +236,8 @@ class AsyncStore(Protocol):
 class StoreFactory(Protocol):
     """What an entry point of the group ``m3.stores`` names: a class (or object) with these two methods.
 
-    ``options`` are the query parameters of the URL and the keyword arguments of `open_store`.
+    ``options`` are the query parameters of the URL and the keyword arguments of `open_store`. A factory whose engine
+    cannot hold every channel says which it can in an attribute ``holds``, a set of `Representation`.
     """
 
     def from_url(self, url: str, *, schema: Schema | None = None, **options: Any) -> Store:
@@ -248,6 +250,14 @@ class Problem:
 
     what: str
     remedy: str
+
+
+@runtime_checkable
+class Checking(Protocol):
+    """A store that can say what of it does not fit a model."""
+
+    def check(self, schema: Schema) -> Sequence[Problem]:
+        """What does not fit; empty if all does. Nothing is written."""
 
 
 def stores_by_scheme() -> Mapping[str, Any]:
@@ -268,15 +278,28 @@ def open_store(url: str, *, schema: Schema | None = None, **options: Any) -> Sto
         MissingExtra: the store's own package is not installed; the message is the pip line.
         SchemaMismatch: the collection does not fit the schema.
     """
+    return _factory(url).from_url(url, schema=schema, **options)
+
+
+def channels_of(url: str) -> frozenset[Representation]:
+    """The channels that a collection could hold which is made at this URL.
+
+    Raises:
+        StoreNotFound: no installed store has this scheme. MissingExtra: its package is not installed.
+    """
+    return frozenset(getattr(_factory(url), "holds", Representation))
+
+
+def _factory(url: str) -> StoreFactory:
     scheme, separator, _ = url.partition("://")
     stores = stores_by_scheme()
     if not separator or scheme not in stores:
         raise StoreNotFound(
-            f"no store is installed for {url!r}; a store's URL starts with one of: "
+            f"no store is installed for {without_secrets(url)!r}; a store's URL starts with one of: "
             + ", ".join(f"{name}://" for name in sorted(stores))
         )
     factory: StoreFactory = stores[scheme].load()
-    return factory.from_url(url, schema=schema, **options)
+    return factory
 
 
 class ClosingMixin:

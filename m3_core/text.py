@@ -10,3 +10,14 @@ def printable(text: str) -> str:
     'a�[2J'
     """
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
+
+
+def without_secrets(url: str) -> str:
+    """The URL without user, password and options, any of which may be secret.
+
+    >>> without_secrets("milvus://root:secret@db:19530/pages?token=secret")
+    'milvus://db:19530/pages'
+    """
+    scheme, separator, place = url.partition("?")[0].rpartition("://")
+    host, slash, path = place.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"

@@ -42,6 +42,9 @@ class ElasticsearchStore(ClosingMixin):
     an index may have one of the two. A document's id is its ``_id``. Safe to use from several threads.
     """
 
+    holds = frozenset({Representation.DENSE, Representation.SPARSE})
+    """The channels that a new index can have."""
+
     def __init__(
         self,
         connection: Connection,

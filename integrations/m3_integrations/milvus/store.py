@@ -53,6 +53,9 @@ class MilvusStore(ClosingMixin):
     ``token`` or ``user`` and ``password``, ``database``, ``secure`` (TLS) and ``timeout`` (seconds, 60).
     """
 
+    holds = frozenset({Representation.DENSE, Representation.SPARSE})
+    """The channels that a new collection can have."""
+
     def __init__(
         self,
         connection: Connection,
