@@ -1,10 +1,11 @@
 """The memory of `m3_core.ingestion`: an SQLite file that knows what the store holds and what was seen in this run.
 
 A row of ``documents`` says what the store holds under an id, whichever source it came from: the digest of
-its content, or NULL while a write is under way and unconfirmed. A row of ``sightings`` says in which run a
+its content, or NULL while a write or a deletion is under way and unconfirmed. A row of ``sightings`` says in which run a
 source last had the id. The order of events makes a kill harmless at any point: before a write its row is
 set to NULL (`Journal.intend`), after the store's answer the digest is filled in (`Journal.acknowledge`);
-what was not acknowledged is written again by the next run.
+what was not acknowledged is written again by the next run. A deletion does the same (`Journal.doubt`,
+`Journal.forget_deleted`).
 
 The same id twice in a stream: the last wins, and a second run over the same stream writes nothing. For
 that, ``superseded`` keeps the digests of versions that a later one replaced. When one of them comes by
@@ -32,7 +33,7 @@ CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WIT
 CREATE TABLE IF NOT EXISTS sources (source INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, run INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS documents (
     id TEXT PRIMARY KEY,
-    digest BLOB,                -- NULL: a write is under way, the store may hold anything of it
+    digest BLOB,                -- NULL: a write or a deletion is under way, the store may hold anything of it
     whole INTEGER NOT NULL,     -- 1: the store may hold it under its own id
     chunks INTEGER NOT NULL,    -- the store may hold this many chunks of it
     intent INTEGER NOT NULL     -- of the last write that was begun; only its acknowledgement counts
@@ -311,6 +312,11 @@ class Journal:
                 return
             yield {name: part_ids(name, bool(whole), range(chunks)) for name, whole, chunks in rows}
             last = rows[-1][0]
+
+    def doubt(self, ids: Sequence[str]) -> None:
+        """Note that these are about to be deleted: until that is confirmed, the store may hold them or not."""
+        with self._transaction() as db:
+            db.executemany("UPDATE documents SET digest = NULL WHERE id = ?", [(name,) for name in ids])
 
     def forget_deleted(self, ids: Sequence[str]) -> None:
         """The store has confirmed that these are gone."""

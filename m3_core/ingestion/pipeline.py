@@ -13,11 +13,11 @@ from typing import Protocol, TypeAlias
 from m3_core.errors import IngestInterrupted, IngestStopped, InputError, M3Error
 from m3_core.ingestion.chunking import Chunker
 from m3_core.ingestion.journal import Fate, Journal
-from m3_core.ingestion.rejects import RejectLog
+from m3_core.ingestion.rejects import RejectLog, refusal
 from m3_core.ingestion.sources import Rejected
 from m3_core.ingestion.summary import IngestSummary
 from m3_core.ingestion.templates import Template
-from m3_core.ingestion.writer import Entry, Part, Piece, Writer
+from m3_core.ingestion.writer import Entry, Part, Piece, Write, Writer
 from m3_core.progress import bar
 from m3_core.store import Store
 from m3_core.types import Document, M3Vectors, Representation, check_document
@@ -47,7 +47,11 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The options of `m3_core.ingest` that hold for the whole run."""
+    """The options of `m3_core.ingest` and `m3_core.backfill` that hold for the whole run.
+
+    write, representations: how documents are written, and their channels; by default `Store.upsert` and all that the
+    store holds. rate: documents a second at most, of those that are written. label, total: of the progress bar.
+    """
 
     source: str
     encode: Callable[[Document], str]
@@ -57,6 +61,11 @@ class Settings:
     batch_size: int
     patience: float
     progress: bool
+    write: Write | None = None
+    representations: Collection[Representation] | None = None
+    rate: float | None = None
+    label: str = "ingesting"
+    total: int | None = None
 
 
 class Run:
@@ -67,17 +76,20 @@ class Run:
     ) -> None:
         self.encoder, self.store, self.journal = encoder, store, journal
         self.rejects, self.settings = rejects, settings
-        self.read = self.skipped = self.duplicates = self.missing = self.deleted = 0
+        self.read = self.skipped = self.duplicates = self.missing = self.deleted = self.without_text = 0
         self.started = time.monotonic()
         # Settings that change what is stored for the same document are part of its digest.
         self.recipe = [settings.chunker and settings.chunker.tokens, encoder.max_length]
-        self.writer = Writer(store, journal, patience=settings.patience, reject=self._refuse)
+        self.paced = self.started  # until when no more is written, to keep to the rate
+        self.writer = Writer(
+            store, journal, patience=settings.patience, reject=self._refuse, write=settings.write
+        )
 
     def run(self, documents: Iterable[Document | Rejected]) -> IngestSummary:
         settings = self.settings
         try:
             known = self.journal.known() if settings.delete_missing else 0
-            with _progress(settings.progress) as advance:
+            with _progress(settings) as advance:
                 for batch in _batches(self._accepted(documents, advance), settings.batch_size):
                     self._write(self._changed(batch))
                 while kept := self.journal.take_deferred(settings.batch_size):
@@ -109,6 +121,7 @@ class Run:
             missing=self.missing,
             deleted=self.deleted,
             truncated=writer.truncated,
+            without_text=self.without_text,
             seconds=time.monotonic() - self.started,
         )
 
@@ -148,7 +161,14 @@ class Run:
         content = [self.recipe, self.settings.encode(document), document.text, document.metadata]
         return blake2b(json.dumps(content, sort_keys=True, default=dict).encode(), digest_size=16).digest()
 
+    def _pace(self, count: int) -> None:
+        if self.settings.rate is not None:
+            now = time.monotonic()
+            time.sleep(max(0.0, self.paced - now))
+            self.paced = max(self.paced, now) + count / self.settings.rate
+
     def _write(self, entries: Sequence[Entry]) -> None:
+        self._pace(len(entries))
         parts = [part for entry in entries for part in self._split(entry)]
         accepted = [entry for entry in entries if not entry.failed]
         intent = self.journal.intend([(entry.document.id, entry.chunks) for entry in accepted])
@@ -182,19 +202,13 @@ class Run:
             warnings.simplefilter("ignore", TruncationWarning)  # the summary counts them
             vectors = self.encoder.encode_documents(
                 [self.settings.encode(part.document) for part in parts],
-                representations=self.store.capabilities.representations,
+                representations=self.settings.representations or self.store.capabilities.representations,
             )
         self.writer.put(Piece(parts, vectors))
 
     def _refuse(self, entry: Entry, reason: str) -> None:
         entry.failed = True
-        content = json.dumps(
-            {"id": entry.document.id, "text": entry.document.text, "metadata": entry.document.metadata},
-            ensure_ascii=False,
-            default=dict,
-        )
-        place = f"document {entry.document.id!r}: {reason}"
-        self.rejects.add(Rejected(self.settings.source, None, place, content))
+        self.rejects.add(refusal(self.settings.source, entry.document, reason))
 
     def _delete_missing(self, known: int) -> None:
         self.missing = self.journal.missing()
@@ -217,6 +231,7 @@ class Run:
             )
             return
         for parts in self.journal.missing_parts(size=500):
+            self.journal.doubt(list(parts))
             self.writer.retry(self.store.delete, [name for names in parts.values() for name in names])
             self.journal.forget_deleted(list(parts))
             self.deleted += len(parts)
@@ -254,5 +269,5 @@ def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document
         yield batch
 
 
-def _progress(shown: bool) -> AbstractContextManager[Callable[[int], None]]:
-    return bar("ingesting", None) if shown else nullcontext(lambda _: None)
+def _progress(settings: Settings) -> AbstractContextManager[Callable[[int], None]]:
+    return bar(settings.label, settings.total) if settings.progress else nullcontext(lambda _: None)

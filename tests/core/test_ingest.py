@@ -683,6 +683,26 @@ def test_whatever_happens_the_store_ends_with_the_stream(
     check_history(data, tmp_path_factory.mktemp("run") / "journal.sqlite")
 
 
+def test_a_kill_between_a_deletion_and_its_note_loses_nothing(
+    encoder: WordEncoder, store: WatchedStore, journal: Path
+) -> None:
+    """The document that the killed run had deleted comes back: it is written again, whatever it was before."""
+    old, new = Document("x", "a"), Document("y", "b")
+    ingest([old], encoder, store, journal=journal)
+
+    def kill(documents: Sequence[Document]) -> None:
+        if not documents:
+            raise Killed
+
+    store.after = kill
+    with pytest.raises(Killed):
+        ingest([new], encoder, store, journal=journal, delete_missing=True, confirm=lambda *_: True)
+    assert store.texts() == {"y": "b"}
+    store.after = lambda documents: None
+    assert ingest([old, new], encoder, store, journal=journal).written == 1
+    assert store.texts() == {"x": "a", "y": "b"}
+
+
 @pytest.mark.slow
 @settings(deadline=None, max_examples=400)
 @given(data=st.data())
