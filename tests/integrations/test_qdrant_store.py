@@ -557,6 +557,7 @@ class TestServerErrors:
             (404, '{"status": {"error": "Not found"}}', {}, StoreNotFound, "Not found"),
             (400, '{"status": {"error": "Format error"}}', {}, StoreError, "Format error"),
             (429, "", {"Retry-After": "7"}, StoreUnavailable, "wait 7 s"),
+            (429, "", {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, StoreUnavailable, "2015"),
             (429, "", {}, StoreUnavailable, "429"),
             (500, '{"status": {"error": "disk full"}}', {}, StoreUnavailable, "disk full"),
             (503, "<html>no</html>", {}, StoreUnavailable, "<html>no"),
@@ -568,7 +569,7 @@ class TestServerErrors:
     ) -> None:
         _Answers.status, _Answers.body, _Answers.extra = status, body, extra
         with pytest.raises(error, match=expected) as caught:
-            open_store(f"qdrant://127.0.0.1:{port}/pages")
+            open_store(f"qdrant://127.0.0.1:{port}/pages?retries=0")
         assert type(caught.value) is error
         assert f"qdrant://127.0.0.1:{port}/pages" in str(caught.value)
 
@@ -586,7 +587,16 @@ class TestServerErrors:
     @pytest.mark.parametrize("options", [{}, {"https": "true"}, {"api_key": "k"}], ids=repr)
     def test_nobody_there(self, options: dict[str, Any]) -> None:
         with pytest.raises(StoreUnavailable, match=r"does not answer.*https"):
-            open_store("qdrant://127.0.0.1:9/pages", **options)
+            open_store("qdrant://127.0.0.1:9/pages?retries=1", **options)
+
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_the_pause_that_is_asked_for_reaches_the_caller(self, port: int, status: int) -> None:
+        """It is longer than a store waits by itself, so that there is one request."""
+        _Answers.status, _Answers.body, _Answers.extra = status, "", {"Retry-After": "3600"}
+        with pytest.raises(StoreUnavailable) as caught:
+            open_store(f"qdrant://127.0.0.1:{port}/pages")
+        assert caught.value.retry_after == 3600
+        assert len(_Answers.keys) == 1
 
 
 @pytest.mark.parametrize("missing", ["qdrant_client", "qdrant_edge"])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
+from m3_core.errors import StoreError
 from m3_core.types import Json
 from m3_integrations.qdrant.filters import Condition, Dialect
 from m3_integrations.qdrant.layout import Layout
@@ -74,6 +75,10 @@ class Ranked:
 
 
 Request: TypeAlias = Query | Weighted | Ranked
+
+
+class RequestTooLarge(StoreError):
+    """The server, or a proxy before it, takes no request of this size; in parts it may."""
 
 
 class Engine(Protocol):

@@ -2,11 +2,22 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+from m3_core.errors import InputError
 from m3_core.filters import Filter, Where
 from m3_core.store import Fields
 from m3_core.types import Hit, M3Vectors, Representation
 from m3_integrations.qdrant import convert
-from m3_integrations.qdrant.engine import Engine, Found, Point, PointId, Query, Ranked, Request, Weighted
+from m3_integrations.qdrant.engine import (
+    Engine,
+    Found,
+    Point,
+    PointId,
+    Query,
+    Ranked,
+    Request,
+    RequestTooLarge,
+    Weighted,
+)
 from m3_integrations.qdrant.filters import Condition, translate
 
 REQUEST_BYTES = 24 << 20
@@ -83,18 +94,34 @@ class Requests:
             yield from self.engine.retrieve(some, payload=payload, vectors=self.names(kinds))
 
     def write(self, points: Iterable[Point], send: Callable[[Sequence[Point]], None]) -> None:
-        """Send the points in batches; no more than one batch is held at a time."""
+        """Send the points in batches; no more than one batch is held at a time.
+
+        Raises:
+            InputError: a point is too large for the server by itself.
+        """
         batch: list[Point] = []
         size = 0
         for point in points:
             added = convert.json_size(point)
             if batch and size + added > REQUEST_BYTES:
-                send(batch)
+                self._send(batch, send)
                 batch, size = [], 0
             batch.append(point)
             size += added
         if batch:
-            send(batch)
+            self._send(batch, send)
+
+    def _send(self, points: Sequence[Point], send: Callable[[Sequence[Point]], None]) -> None:
+        """Send a batch; in halves where the server, or a proxy before it, takes no request of that size."""
+        try:
+            send(points)
+        except RequestTooLarge as error:
+            if len(points) == 1:
+                name = points[0].payload.get(str(self.fields.id), points[0].id)
+                raise InputError(f"the document {name!r} is too large to be written: {error}") from error
+            half = len(points) // 2
+            self._send(points[:half], send)
+            self._send(points[half:], send)
 
     def names(self, kinds: Collection[Representation]) -> list[str]:
         """The vectors of the channels."""

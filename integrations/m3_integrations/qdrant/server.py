@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
@@ -17,11 +18,12 @@ from m3_integrations.qdrant import options as opt
 from m3_integrations.qdrant.base import LongMulti, QdrantBase
 from m3_integrations.qdrant.layout import Names, Note, new_fields
 from m3_integrations.qdrant.server_engine import METADATA_KEY, ClientEngine, is_local
-from m3_integrations.qdrant.server_errors import named_errors
+from m3_integrations.qdrant.server_errors import Calls
 
 _NO_GRAPH = models.HnswConfigDiff(m=0)
 _DEFAULT_PORT = 6333
 _TIMEOUT = 60
+_RETRIES = 4
 _KEY_VARIABLE = "QDRANT_API_KEY"
 _QUANTIZATION: Mapping[str, Any] = {
     "int8": models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)),
@@ -30,6 +32,7 @@ _QUANTIZATION: Mapping[str, Any] = {
 _CONNECTING: Mapping[str, opt.Parser] = {
     "api_key": str,
     "timeout": int,
+    "retries": int,
     "prefer_grpc": opt.flag,
     "grpc_port": int,
 }
@@ -104,7 +107,8 @@ class QdrantStore(QdrantBase):
         used. exact: whether searches look at everything. long_multi: what to do with a multi-vector of a million
         numbers or more, which the server refuses: ``"fail"``, or ``"cut"`` with a warning. collection_options: for
         `QdrantClient.create_collection` (shards, replicas, ...). connecting: ``api_key`` (or the environment's
-        QDRANT_API_KEY), ``timeout`` in seconds (60), ``prefer_grpc``, ``grpc_port``.
+        QDRANT_API_KEY), ``timeout`` in seconds (60), ``retries`` of a call that failed for a passing reason (4),
+        ``prefer_grpc``, ``grpc_port``.
 
         Raises:
             StoreError: there is a collection of that name already, or the server says no.
@@ -118,19 +122,25 @@ class QdrantStore(QdrantBase):
             client, place = connection.client, connection.place(collection)
             if _exists(connection, collection):
                 raise StoreError(f"there is a collection {place} already; open it, or use another name")
-            with named_errors(place):
-                client.create_collection(
-                    collection,
-                    vectors_config=vectors,
-                    sparse_vectors_config=sparse,
-                    metadata={METADATA_KEY: note.to_json()},
-                    **(collection_options or {}),
-                )
-                for path, kind in paths.items() if not is_local(client) else ():
-                    client.create_payload_index(
-                        collection, path, field_schema=models.PayloadSchemaType(kind), wait=True
+            call = connection.calls(collection)
+            engine = ClientEngine(client, collection, call, owned=connection.owned)
+            try:
+                call(
+                    lambda: client.create_collection(
+                        collection,
+                        vectors_config=vectors,
+                        sparse_vectors_config=sparse,
+                        metadata={METADATA_KEY: note.to_json()},
+                        **(collection_options or {}),
                     )
-            engine = ClientEngine(client, collection, place, owned=connection.owned)
+                )
+            except StoreError:
+                # If the answer was lost and the request made again, the collection is there already, and is this one.
+                if not _exists(connection, collection) or engine.layout().note.id != note.id:
+                    raise
+            for path, kind in paths.items() if not is_local(client) else ():
+                index = models.PayloadSchemaType(kind)
+                call(partial(client.create_payload_index, collection, path, field_schema=index, wait=True))
             store = cls._checked(
                 engine, schema=None, place=place, fields=names, exact=exact, long_multi=long_multi
             )
@@ -169,7 +179,9 @@ class QdrantStore(QdrantBase):
             if not _exists(connection, collection):
                 raise StoreNotFound(f"there is no collection {place}; make one by ingesting into it")
             return cls._checked(
-                ClientEngine(connection.client, collection, place, owned=connection.owned),
+                ClientEngine(
+                    connection.client, collection, connection.calls(collection), owned=connection.owned
+                ),
                 schema=schema,
                 fingerprint=fingerprint,
                 place=place,
@@ -185,6 +197,11 @@ class _Connection:
 
     client: QdrantClient
     owned: bool
+    retries: int
+
+    def calls(self, collection: str) -> Calls:
+        """What calls the server about a collection."""
+        return Calls(self.place(collection), retries=self.retries)
 
     def place(self, collection: str) -> str:
         """What errors call the collection; no credentials."""
@@ -200,22 +217,26 @@ class _Connection:
 
 @contextmanager
 def _connected(
-    location: "str | QdrantClient | _Connection", *, api_key: str | None = None, **connecting: Any
+    location: "str | QdrantClient | _Connection",
+    *,
+    api_key: str | None = None,
+    retries: int = _RETRIES,
+    **connecting: Any,
 ) -> Iterator[_Connection]:
     """A connection that is closed, if it is ours, when the block fails."""
     match location:
         case _Connection():
             connection = location
         case QdrantClient():
-            connection = _Connection(location, owned=False)
+            connection = _Connection(location, owned=False, retries=retries)
         case ":memory:":
-            connection = _Connection(QdrantClient(":memory:"), owned=True)
+            connection = _Connection(QdrantClient(":memory:"), owned=True, retries=retries)
         case _:
             key = api_key or os.environ.get(_KEY_VARIABLE)
             # The client's own 5 s are too few for a request of 24 MiB.
             arguments = {"timeout": _TIMEOUT, "check_compatibility": False, **connecting}
             client = QdrantClient(url=location, api_key=key, **arguments)
-            connection = _Connection(client, owned=True)
+            connection = _Connection(client, owned=True, retries=retries)
     try:
         yield connection
     except BaseException:
@@ -225,8 +246,7 @@ def _connected(
 
 
 def _exists(connection: _Connection, collection: str) -> bool:
-    with named_errors(connection.place(collection)):
-        return connection.client.collection_exists(collection)
+    return connection.calls(collection)(lambda: connection.client.collection_exists(collection))
 
 
 def _split_place(place: str, *, https: bool) -> tuple[str, str]:

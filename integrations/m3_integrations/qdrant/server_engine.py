@@ -18,7 +18,7 @@ from m3_integrations.qdrant.engine import (
 )
 from m3_integrations.qdrant.filters import Condition
 from m3_integrations.qdrant.layout import Layout, Note, SparseInfo, VectorInfo
-from m3_integrations.qdrant.server_errors import named_errors
+from m3_integrations.qdrant.server_errors import Calls
 
 METADATA_KEY = "m3"
 """Our note's place in the collection's metadata."""
@@ -62,13 +62,12 @@ class ClientEngine:
 
     dialect = ClientDialect()
 
-    def __init__(self, client: QdrantClient, collection: str, place: str, *, owned: bool) -> None:
-        self._client, self._collection, self._place, self._owned = client, collection, place, owned
+    def __init__(self, client: QdrantClient, collection: str, call: Calls, *, owned: bool) -> None:
+        self._client, self._collection, self._call, self._owned = client, collection, call, owned
         self._is_local = is_local(client)
 
     def layout(self) -> Layout:
-        with named_errors(self._place):
-            config = self._client.get_collection(self._collection).config
+        config = self._call(lambda: self._client.get_collection(self._collection)).config
         params = config.params
         named = params.vectors if isinstance(params.vectors, dict) else {"": params.vectors}
         vectors = {
@@ -99,40 +98,37 @@ class ClientEngine:
             models.PointStruct(id=point.id, vector=_named(point.vectors), payload=dict(point.payload))
             for point in points
         ]
-        with named_errors(self._place):
-            self._client.upsert(self._collection, written, wait=True)
+        self._call(lambda: self._client.upsert(self._collection, written, wait=True))
 
     def update_vectors(self, points: Sequence[Point]) -> None:
         written = [models.PointVectors(id=point.id, vector=_named(point.vectors)) for point in points]
-        with named_errors(self._place):
-            self._client.update_vectors(self._collection, written, wait=True)
+        self._call(lambda: self._client.update_vectors(self._collection, written, wait=True))
 
     def delete_vectors(self, ids: Sequence[PointId], name: str) -> None:
-        with named_errors(self._place):
-            self._client.delete_vectors(
-                self._collection, [name], models.PointIdsList(points=list(ids)), wait=True
-            )
+        points = models.PointIdsList(points=list(ids))
+        self._call(lambda: self._client.delete_vectors(self._collection, [name], points, wait=True))
 
     def delete(self, ids: Sequence[PointId]) -> None:
-        with named_errors(self._place):
-            self._client.delete(self._collection, models.PointIdsList(points=list(ids)), wait=True)
+        points = models.PointIdsList(points=list(ids))
+        self._call(lambda: self._client.delete(self._collection, points, wait=True))
 
     def delete_matching(self, condition: Condition) -> None:
-        with named_errors(self._place):
-            self._client.delete(self._collection, models.FilterSelector(filter=condition), wait=True)
+        matching = models.FilterSelector(filter=condition)
+        self._call(lambda: self._client.delete(self._collection, matching, wait=True))
 
     def retrieve(self, ids: Sequence[PointId], *, payload: bool, vectors: Sequence[str]) -> Sequence[Found]:
-        with named_errors(self._place):
-            records = self._client.retrieve(
+        records = self._call(
+            lambda: self._client.retrieve(
                 self._collection, list(ids), with_payload=payload, with_vectors=list(vectors) or False
             )
+        )
         return [_found(record) for record in records]
 
     def scroll(
         self, *, condition: Condition | None, start: PointId | None, limit: int, vectors: Sequence[str]
     ) -> tuple[Sequence[Found], PointId | None]:
-        with named_errors(self._place):
-            records, following = self._client.scroll(
+        records, following = self._call(
+            lambda: self._client.scroll(
                 self._collection,
                 scroll_filter=condition,
                 offset=start,
@@ -140,18 +136,18 @@ class ClientEngine:
                 with_payload=True,
                 with_vectors=list(vectors) or False,
             )
+        )
         return [_found(record) for record in records], _id(following)
 
     def query(self, requests: Sequence[Request]) -> list[list[Found]]:
-        with named_errors(self._place):
-            answers = self._client.query_batch_points(
-                self._collection, [self._request(request) for request in requests]
-            )
+        asked = [self._request(request) for request in requests]
+        answers = self._call(lambda: self._client.query_batch_points(self._collection, asked))
         return [[_found(point) for point in answer.points] for answer in answers]
 
     def count(self, condition: Condition | None) -> int:
-        with named_errors(self._place):
-            return self._client.count(self._collection, count_filter=condition, exact=True).count
+        return self._call(
+            lambda: self._client.count(self._collection, count_filter=condition, exact=True)
+        ).count
 
     def _nearest(self, query: Query) -> dict[str, Any]:
         """The arguments that a request and a part of one share."""

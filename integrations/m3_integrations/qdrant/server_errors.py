@@ -1,18 +1,24 @@
-"""What goes wrong with a server, as this library's errors."""
+"""Calls of a server: again where that may help, and what goes wrong as this library's errors."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import grpc  # type: ignore[import-untyped]
 import httpx
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from m3_core.errors import StoreError, StoreNotFound, StoreUnavailable
+from m3_core.retrying import retrying, seconds_asked
+from m3_integrations.qdrant.engine import RequestTooLarge
 
+T = TypeVar("T")
 _KEY_REFUSED = "the server refuses the API key; give api_key=... or set QDRANT_API_KEY"
 _BUSY = {408, 425, 429}
+_TOO_LARGE = "larger than allowed"
+"""In what the server says, with the status 400, of a request above its ``max_request_size_mb``."""
 _GRPC_UNAVAILABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -20,6 +26,23 @@ _GRPC_UNAVAILABLE = {
     grpc.StatusCode.ABORTED,
 }
 _GRPC_REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+
+
+class Calls:
+    """Calls the server about one collection; safe to use from several threads."""
+
+    def __init__(self, place: str, *, retries: int) -> None:
+        """place: what errors call the collection. retries: of a call that failed for a passing reason."""
+        self.place, self._retrying = place, retrying(retries)
+
+    def __call__(self, request: Callable[[], T]) -> T:
+        """The answer to a request that may be made twice."""
+
+        def once() -> T:
+            with named_errors(self.place):
+                return request()
+
+        return self._retrying(once)
 
 
 @contextmanager
@@ -31,7 +54,13 @@ def named_errors(place: str) -> Iterator[None]:
         raise _http_error(error, place) from error
     except ResourceExhaustedResponse as error:
         raise StoreUnavailable(
-            f"{place}: the server asks to wait {error.retry_after_s} s: {error.message}"
+            f"{place}: the server asks to wait {error.retry_after_s} s: {error.message}",
+            retry_after=error.retry_after_s,
+        ) from error
+    except QdrantException as error:  # a 429 whose Retry-After is a date, which the client cannot read
+        raise StoreUnavailable(
+            f"{place}: the server asks to wait: {error}",
+            retry_after=seconds_asked(str(error).partition(": ")[2]),
         ) from error
     except ResponseHandlingException as error:
         if not isinstance(error.source, httpx.TransportError):
@@ -63,7 +92,11 @@ def _http_error(error: UnexpectedResponse, place: str) -> StoreError:
         return StoreError(f"{said}; {_KEY_REFUSED}")
     if code == 404:
         return StoreNotFound(said)
-    return StoreUnavailable(said) if code in _BUSY or code >= 500 else StoreError(said)
+    if code == 413 or (code == 400 and _TOO_LARGE in message):
+        return RequestTooLarge(said)
+    if code in _BUSY or code >= 500:
+        return StoreUnavailable(said, retry_after=seconds_asked(error.headers.get("retry-after")))
+    return StoreError(said)
 
 
 def _grpc_error(error: grpc.RpcError, place: str) -> StoreError:
