@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from m3_core.explain import Explanation
     from m3_core.filters import Filter
     from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum
+    from m3_core.ingestion.copy import copy_store
     from m3_core.ingestion.run import ingest
     from m3_core.ingestion.sources import Rejected, read_source
     from m3_core.ingestion.summary import IngestSummary
@@ -63,6 +64,7 @@ _HOMES = {
     ),
     "filters": ("Filter",),
     "fusion": ("Fusion", "ReciprocalRank", "WeightedSum"),
+    "ingestion.copy": ("copy_store",),
     "ingestion.run": ("ingest",),
     "ingestion.sources": ("Rejected", "read_source"),
     "ingestion.summary": ("IngestSummary",),
@@ -129,6 +131,7 @@ __all__ = [
     "UnionStore",
     "Unsupported",
     "WeightedSum",
+    "copy_store",
     "ingest",
     "open_store",
     "read_source",

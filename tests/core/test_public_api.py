@@ -52,6 +52,7 @@ PUBLIC = [
         "UnionStore",
         "Unsupported",
         "WeightedSum",
+        "copy_store",
         "ingest",
         "open_store",
         "read_source",
