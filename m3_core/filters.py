@@ -252,7 +252,7 @@ def check_field(name: str) -> str:
     """
     if not FIELD_NAME.fullmatch(name):
         raise FilterError(
-            f"the field name {name!r} cannot be used in a filter: letters, digits, '_' and '-' are allowed, with dots for nesting"
+            f"the field name {name[:60]!r} cannot be used in a filter: letters, digits, '_' and '-' are allowed, with dots for nesting"
         )
     return name
 

@@ -6,6 +6,6 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"m3_core.testing.{name}"
-        for name in ("base", "failing", "filtering", "reading", "searching", "writing")
+        for name in ("base", "failing", "filtering", "injecting", "reading", "searching", "writing")
     )
 )

@@ -102,22 +102,6 @@ class FilterContract(ContractBase):
             store.delete(where=where)
         assert scan_ids(store) == ["kept"]
 
-    def test_odd_value_selects_its_own_document(self, odd_values: Store) -> None:
-        for value in corpus.ODD_STRINGS:
-            assert scan_ids(odd_values, where={"v": value}) == [_odd_id(value)], value
-            assert scan_ids(odd_values, where={"v": {"$in": [value, "other"]}}) == [_odd_id(value)], value
-            assert odd_values.count(where={"v": {"$ne": value}}) == len(corpus.ODD_STRINGS) - 1, value
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def odd_values(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-        """A document for each odd string, with the string as its metadata."""
-        store = cls().make_store(cls.schema(), tmp_path_factory.mktemp("odd-values") / "store")
-        documents = [Document(_odd_id(value), value, {"v": value}) for value in corpus.ODD_STRINGS]
-        store.upsert(documents, cls.vectors(len(documents)))
-        yield store
-        store.close()
-
     def is_unsupported(self, store: Store, where: Mapping[str, Any]) -> bool:
         """Whether the engine says that it cannot do an operator of the filter; then it has to refuse it."""
         if not store.capabilities.unsupported_filters & set(operators(where)):
@@ -125,10 +109,6 @@ class FilterContract(ContractBase):
         with pytest.raises(Unsupported):
             store.count(where=where)
         return True
-
-
-def _odd_id(value: str) -> str:
-    return f"doc {value!a}"[:60]
 
 
 def operators(where: Any) -> Iterator[str]:

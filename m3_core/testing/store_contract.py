@@ -20,10 +20,13 @@ are seeded, no model is needed. What differs by engine is said in class attribut
 
 from m3_core.testing.failing import FailureContract
 from m3_core.testing.filtering import FilterContract
+from m3_core.testing.injecting import InjectionContract
 from m3_core.testing.reading import ReadContract
 from m3_core.testing.searching import SearchContract
 from m3_core.testing.writing import WriteContract
 
 
-class StoreContract(WriteContract, ReadContract, SearchContract, FilterContract, FailureContract):
+class StoreContract(
+    WriteContract, ReadContract, SearchContract, FilterContract, InjectionContract, FailureContract
+):
     """All tests; subclass it and give `make_store`."""

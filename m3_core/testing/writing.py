@@ -88,39 +88,6 @@ class WriteContract(ContractBase):
         assert record is not None
         assert_same_document(record.document, document)
 
-    def test_odd_strings_as_ids_texts_and_values(self, store: Store) -> None:
-        names = list(corpus.ODD_STRINGS)
-        vectors = self.vectors(len(names), seed=6)
-        kind = self.any_channel()
-        store.upsert([Document(name, name, {"v": name, "list": [name]}) for name in names], vectors)
-        assert store.count() == len(names)
-        assert sorted(scan_ids(store)) == sorted(names)
-        for row, record in enumerate(store.get(names, vectors=[kind])):
-            assert record is not None, names[row]
-            expected = Document(names[row], names[row], {"v": names[row], "list": [names[row]]})
-            assert_same_document(record.document, expected)
-            self.assert_vectors(record, vectors.only([kind]), row)
-        hits = store.search(vectors.take([0]), {kind: len(names)})[kind][0]
-        if kind is not Representation.SPARSE:
-            assert {hit.id for hit in hits} == set(names)
-        scores = store.score(vectors, kind, [[name] for name in names])
-        for row, expected_score in enumerate(self.reference_scores(vectors, vectors, kind)):
-            assert scores[row][0] == pytest.approx(expected_score, abs=self.tolerance), names[row]
-
-    def test_odd_ids_update_and_delete_only_their_own_document(self, store: Store) -> None:
-        names = list(corpus.ODD_STRINGS)
-        old, new = self.vectors(len(names), seed=6), self.vectors(len(names), seed=7)
-        store.upsert([Document(name, name) for name in names], old)
-        for row, name in enumerate(names):
-            store.update_vectors([name], new.take([row]))
-        for row, record in enumerate(store.get(names, vectors=self.representations)):
-            self.assert_vectors(record, new, row)
-        for row, name in enumerate(names):
-            store.delete([name])
-            assert store.get([name]) == [None], name
-            assert store.count() == len(names) - row - 1, name
-        assert scan_ids(store) == []
-
     @pytest.mark.parametrize("kind", list(Representation))
     def test_update_vectors_leaves_the_rest_untouched(self, store: Store, kind: Representation) -> None:
         self.needs(kind)

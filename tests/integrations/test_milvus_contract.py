@@ -9,7 +9,9 @@ from typing import ClassVar
 import pytest
 
 from m3_core.store import Schema
+from m3_core.testing import hostile
 from m3_core.testing.filtering import FilterContract
+from m3_core.testing.injecting import InjectionContract
 from m3_core.testing.store_contract import StoreContract
 from m3_core.types import Representation
 from m3_integrations.milvus import MilvusStore
@@ -34,10 +36,11 @@ class TestMilvusLite(StoreContract):
         return MilvusStore.from_url(f"milvus+file://{folder}", schema=schema)
 
 
-class TestMilvusLiteArrays(FilterContract):
+class TestMilvusLiteArrays(FilterContract, InjectionContract):
     """Filters with their terms as a server keeps them."""
 
     representations: ClassVar[frozenset[Representation]] = CHANNELS
+    ids = hostile.IDS[:5]  # ids are as above
 
     def make_store(self, schema: Schema, folder: Path) -> MilvusStore:
         return MilvusStore.create(f"milvus+file://{folder}", schema=schema, filter_terms="array")

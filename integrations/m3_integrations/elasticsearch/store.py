@@ -238,10 +238,11 @@ class ElasticsearchStore(ClosingMixin):
         check_ids(ids)
         condition = Filter.parse(where)
         layout = self._layout_for(condition)
+        query = layout.query(condition)  # a filter that is refused is refused before anything is deleted
         self._check_there()
         self._connection.write(delete_item(name) for name in dict.fromkeys(ids) if name)
         if condition is not None:
-            for hits in self._reader.ids(layout.query(condition), layout):
+            for hits in self._reader.ids(query, layout):
                 self._connection.write(delete_item(hit["_id"], hit) for hit in hits)
 
     def get(self, ids: Sequence[str], *, vectors: Collection[Representation] = ()) -> list[Record | None]:

@@ -78,7 +78,7 @@ def vectors_of(
     dense = sparse = None
     if Representation.DENSE in wanted:
         cells = [row[names[Representation.DENSE]] for row in rows]
-        dense = np.array(cells, dtype=np.float32).reshape(len(rows), -1)
+        dense = np.array(cells, dtype=np.float32).reshape(len(rows), len(cells[0]) if cells else 0)
     if Representation.SPARSE in wanted:
         sparse = _sparse([row[names[Representation.SPARSE]] for row in rows], width)
     return M3Vectors(dense=dense, sparse=sparse)
