@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Alignment:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What `Retriever.explain` returns. Prints as text, and as HTML in a notebook.
+    """What `Retriever.explain` returns. Prints as text, shows as text in IPython and as HTML in a notebook.
 
     matches: shared tokens, the one that adds most first. alignments: one per query token, in order; their mean
     is the multi score. spans: character ranges of ``text`` covered by matched tokens, ascending, disjoint.
@@ -122,6 +122,9 @@ class Explanation:
         )
 
     _repr_html_ = to_html
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))  # what IPython shows in a terminal
 
 
 def explain(encoder: "M3Encoder", query: str, hit: Hit) -> Explanation:

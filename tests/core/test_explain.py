@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from IPython.lib.pretty import pretty
 from rich.console import Console
 
 from m3_core.encoder import M3Encoder
@@ -146,3 +147,4 @@ def test_a_terminal_shows_the_matches_in_bold_and_no_control_characters() -> Non
     assert "\x1b" not in plain
     for part in ("score 1.2500", "dense 0.5000", "Berlin", "lexical matches", "0.1250", "MaxSim", "0.7500"):
         assert part in plain
+    assert pretty(explanation) == plain
