@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from m3_core.cli.check import check
+from m3_core.cli.copy import copy
 from m3_core.cli.encode import encode
 from m3_core.cli.ingest import ingest
 from m3_core.cli.output import console, error_line, show_notes
@@ -64,7 +65,7 @@ def settings(
     show_notes(everything=debug)
 
 
-for command in (encode, ingest, search, check):
+for command in (encode, ingest, search, check, copy):
     app.command()(command)
 
 
