@@ -45,7 +45,7 @@ def test_help_teaches_and_needs_no_heavy_import() -> None:
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("command", ["encode", "ingest", "search", "check"])
+@pytest.mark.parametrize("command", ["encode", "ingest", "search", "check", "copy"])
 def test_help_of_every_command_has_examples(command: str) -> None:
     done = m3(command, "--help")
     assert done.exit_code == 0
