@@ -11,7 +11,8 @@ class IngestSummary:
     written, skipped, duplicates and rejected. written: new and changed ones. skipped: unchanged. changed:
     those of the written that replaced an earlier content. duplicates: ids that came again; the last content
     counts. missing: that the source no longer has (counted with ``delete_missing``). deleted: of those.
-    truncated: texts cut at the encoder's ``max_length``.
+    truncated: texts cut at the encoder's ``max_length``. without_text: read documents that have no text to encode
+    (`m3_core.backfill`); they are left alone, or copied as they are.
     """
 
     read: int = 0
@@ -23,4 +24,5 @@ class IngestSummary:
     missing: int = 0
     deleted: int = 0
     truncated: int = 0
+    without_text: int = 0
     seconds: float = 0.0

@@ -23,15 +23,14 @@ from m3_core.store import Capabilities, ClosingMixin, Fields, Page, Problem, Sch
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
 from m3_integrations.qdrant import convert, fused
 from m3_integrations.qdrant.engine import Engine, Point, PointId
+from m3_integrations.qdrant.extending import Extending
 from m3_integrations.qdrant.layout import Layout, Names, findings, raise_first
 from m3_integrations.qdrant.requests import Requests, scale
 
 LongMulti: TypeAlias = Literal["fail", "cut"]
-_SAMPLE = 4
-"""Points looked at when a collection that others made is opened."""
 
 
-class QdrantBase(ClosingMixin):
+class QdrantBase(Extending, ClosingMixin):
     """A collection of either engine. Make one with `create` or `open` of `QdrantStore` or `QdrantEdgeStore`.
 
     May be used from several threads.
@@ -49,20 +48,31 @@ class QdrantBase(ClosingMixin):
         fields: Fields | Names | None = None,
         exact: bool | None = None,
         long_multi: LongMulti = "fail",
+        partial: bool = False,
     ) -> None:
         if long_multi not in ("fail", "cut"):
             raise InputError(f"long_multi is 'fail' or 'cut', not {long_multi!r}")
-        self.fields = layout.fields(fields)
-        raise_first(findings(layout, self.fields), place)
-        self.schema = layout.schema(self.fields)
-        self._approximate = layout.approximate(self.fields) and exact is not True
-        self._engine, self._layout, self._place = engine, layout, place
-        self._requests = Requests(
-            engine, self.fields, exact=not layout.approximate(self.fields) or bool(exact)
-        )
+        self._engine, self._place, self._exact = engine, place, exact
+        if partial:
+            self.named = layout.partial(fields, ours=self._looks_ours())
+        else:
+            self.named = layout.fields(fields)
+        self._partial = partial
+        self._use(layout)
         self._chosen = layout.chosen(fields)
         self._long_multi = long_multi
         self._closed = False
+
+    def _use(self, layout: Layout) -> None:
+        """Work with the vectors that are there; only what is opened partially may lack some that are named."""
+        self.fields = layout.held(self.named) if self._partial else self.named
+        raise_first(findings(layout, self.fields), self._place)
+        self.schema = layout.schema(self.fields)
+        self._layout = layout
+        self._approximate = layout.approximate(self.fields) and self._exact is not True
+        self._requests = Requests(
+            self._engine, self.fields, exact=not layout.approximate(self.fields) or bool(self._exact)
+        )
 
     @classmethod
     def _checked(
@@ -107,20 +117,6 @@ class QdrantBase(ClosingMixin):
         with self._opened():
             found = findings(self._layout, self.fields, schema, chosen=self._chosen)
             return [problem for _, problem in found] + list(self._foreign_ids())
-
-    def _foreign_ids(self) -> Iterator[Problem]:
-        """Whether points can be found by the ids of their documents, if others made them; by the first few."""
-        if self._layout.note.id is not None:
-            return
-        found, _ = self._engine.scroll(condition=None, start=None, limit=_SAMPLE, vectors=())
-        for point in found:
-            name = point.id if self.fields.id is None else point.payload.get(self.fields.id)
-            if name is None or convert.point_id(str(name), self.fields) != point.id:
-                yield Problem(
-                    f"the id of point {point.id} is not made from its payload field {self.fields.id!r}, {name!r}",
-                    "use Fields(id=None), so that the points' ids are the documents'",
-                )
-                return
 
     def upsert(self, documents: Sequence[Document], vectors: M3Vectors) -> None:
         """Write documents whole; see `Store.upsert`.

@@ -1,6 +1,5 @@
 """The embedded store: Qdrant Edge, the engine itself, in this process and in a folder."""
 
-import json
 import os
 import uuid
 from collections.abc import Mapping
@@ -9,19 +8,15 @@ from typing import Any, Self
 
 import qdrant_edge as edge
 
-from m3_core.errors import InputError, StoreError, StoreNotFound
+from m3_core.errors import InputError, StoreError, StoreNotFound, Unsupported
 from m3_core.store import Fields, Schema
-from m3_core.types import Json
 from m3_integrations.qdrant import options as opt
 from m3_integrations.qdrant.base import QdrantBase
 from m3_integrations.qdrant.edge_engine import EdgeEngine, named_errors
-from m3_integrations.qdrant.layout import Layout, Names, Note, SparseInfo, VectorInfo, new_fields
+from m3_integrations.qdrant.edge_files import CONFIG, SIDECAR, read_layout, write_note
+from m3_integrations.qdrant.layout import Names, Note, new_fields
 
-SIDECAR = "m3.json"
-"""Our note about the collection, in its folder; Edge keeps no metadata of a collection."""
-_CONFIG = "edge_config.json"
 _NO_GRAPH = edge.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000)
-_DEFAULT_M = 16
 _INDEXES = {
     "keyword": edge.PayloadSchemaType.Keyword,
     "float": edge.PayloadSchemaType.Float,
@@ -58,12 +53,13 @@ class QdrantEdgeStore(QdrantBase):
         and names of fields (``text=page_content``; ``multi=none`` leaves a channel out). Those that only matter when
         a collection is made are passed over where there is one.
         """
+        partial = options.pop("partial", False)
         place, merged = opt.split_url(url, options)
         fields, settings = opt.read_options(merged, _OPTIONS)
         folder = opt.folder_of(place)
         opening = {name: settings[name] for name in ("exact", "fingerprint") if name in settings}
         if schema is None or _is_collection(Path(folder)):
-            return cls.open(folder, fields=fields, schema=schema, **opening)
+            return cls.open(folder, fields=fields, schema=schema, partial=partial, **opening)
         settings.pop("fingerprint", None)
         return cls.create(folder, schema=schema, fields=opt.new_fields(fields), **settings)
 
@@ -103,11 +99,11 @@ class QdrantEdgeStore(QdrantBase):
         place = _place(path)
         with named_errors(place):
             path.mkdir(parents=True, exist_ok=True)
-            _write_note(path, note)
+            write_note(path, note)
             shard = edge.EdgeShard.create(str(path), config)
             for key, kind in paths.items():
                 shard.update(edge.UpdateOperation.create_field_index(key, _INDEXES[kind]))
-        engine = EdgeEngine(shard, place, _layout(path))
+        engine = EdgeEngine(shard, place, path)
         return cls._checked(engine, schema=None, place=place, exact=exact)
 
     @classmethod
@@ -119,8 +115,11 @@ class QdrantEdgeStore(QdrantBase):
         schema: Schema | None = None,
         fingerprint: str | None = None,
         exact: bool | None = None,
+        partial: bool = False,
     ) -> Self:
         """Open a collection. fields: its names, or some of them; by default those it was made with.
+
+        partial: vectors that are named may be missing still, see `m3_core.extending.Extensible`.
 
         Raises:
             StoreNotFound: there is none in the folder. StoreLocked: another process or object holds it.
@@ -130,12 +129,38 @@ class QdrantEdgeStore(QdrantBase):
         if not _is_collection(path):
             raise StoreNotFound(f"there is no Qdrant collection in {path}; make one by ingesting into it")
         with named_errors(place):
-            layout = _layout(path)
+            read_layout(path)  # what is damaged is named before the engine takes hold of it
             shard = edge.EdgeShard.load(str(path))
-        engine = EdgeEngine(shard, place, layout)
+        engine = EdgeEngine(shard, place, path)
         return cls._checked(
-            engine, schema=schema, fingerprint=fingerprint, place=place, fields=fields, exact=exact
+            engine,
+            schema=schema,
+            fingerprint=fingerprint,
+            place=place,
+            fields=fields,
+            exact=exact,
+            partial=partial,
         )
+
+    def twin(self, url: str, schema: Schema) -> Self:
+        """Edge adds vectors to a collection itself, so that it needs no copy.
+
+        Raises:
+            Unsupported: always.
+        """
+        raise Unsupported(f"{self.place} takes new vectors in place; leave the copy out (--to)")
+
+    def check_alias(self, alias: str, source: Self) -> None:
+        """Edge has no aliases.
+
+        Raises:
+            Unsupported: always.
+        """
+        raise Unsupported(f"{self.place} is in a folder, and Qdrant Edge has no aliases")
+
+    def switch_alias(self, alias: str, source: Self) -> None:
+        """Raises as `check_alias`."""
+        self.check_alias(alias, source)
 
     def optimize(self) -> bool:
         """Merge segments, free the space of what was deleted, and build the graph if the collection has one.
@@ -150,50 +175,11 @@ class QdrantEdgeStore(QdrantBase):
 
 
 def _is_collection(path: Path) -> bool:
-    return (path / _CONFIG).is_file()
+    return (path / CONFIG).is_file()
 
 
 def _place(path: Path) -> str:
     return f"qdrant+file://{path.resolve()}"
-
-
-def _write_note(path: Path, note: Note) -> None:
-    """Whole or not at all: a note cut short by a kill would lose the fingerprint."""
-    new = path / f"{SIDECAR}.new"
-    new.write_text(json.dumps(note.to_json()), encoding="utf-8")
-    new.replace(path / SIDECAR)
-
-
-def _read_json(path: Path) -> Json:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged: {error}") from error
-
-
-def _layout(path: Path) -> Layout:
-    """What Edge's own configuration file and our note say."""
-    config = _read_json(path / _CONFIG)
-    common = config.get("hnsw_config") or {}
-    quantized = bool(config.get("quantization_config"))
-    vectors = {
-        name: VectorInfo(
-            size=info["size"],
-            distance=info["distance"].lower(),
-            multi=bool(info.get("multivector_config")),
-            datatype=info.get("datatype") or "float32",
-            graph=(info.get("hnsw_config") or common).get("m", _DEFAULT_M) > 0,
-            quantized=quantized or bool(info.get("quantization_config")),
-        )
-        for name, info in (config.get("vectors") or {}).items()
-    }
-    sparse = {
-        name: SparseInfo(bool(info.get("modifier")), info.get("datatype") or "float32")
-        for name, info in (config.get("sparse_vectors") or {}).items()
-    }
-    return Layout(vectors, sparse, Note.from_json(_read_json(path / SIDECAR)))
 
 
 def _config(

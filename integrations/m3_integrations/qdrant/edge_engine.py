@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import qdrant_edge as edge
 
 from m3_core.errors import StoreError, StoreLocked
+from m3_core.types import Representation
+from m3_integrations.qdrant.edge_files import read_layout, write_note
 from m3_integrations.qdrant.engine import (
     Found,
     Point,
@@ -21,7 +24,7 @@ from m3_integrations.qdrant.engine import (
     Weighted,
 )
 from m3_integrations.qdrant.filters import Condition
-from m3_integrations.qdrant.layout import Layout
+from m3_integrations.qdrant.layout import Layout, Note
 
 _NO_VECTORS: Mapping[str, Vector] = MappingProxyType({})
 
@@ -65,11 +68,23 @@ class EdgeEngine:
 
     dialect = EdgeDialect()
 
-    def __init__(self, shard: edge.EdgeShard, place: str, layout: Layout) -> None:
-        self._shard, self._place, self._layout = shard, place, layout
+    def __init__(self, shard: edge.EdgeShard, place: str, folder: Path) -> None:
+        self._shard, self._place, self._folder = shard, place, folder
 
     def layout(self) -> Layout:
-        return self._layout
+        return read_layout(self._folder)
+
+    def add_vector(self, kind: Representation, name: str, size: int) -> None:
+        many = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+        if kind is Representation.SPARSE:
+            self._update(edge.UpdateOperation.create_sparse_vector(name))
+        else:
+            several = many if kind is Representation.MULTI else None
+            self._update(edge.UpdateOperation.create_dense_vector(name, size, edge.Distance.Dot, several))
+
+    def write_note(self, note: Note) -> None:
+        with named_errors(self._place):
+            write_note(self._folder, note)
 
     def upsert(self, points: Sequence[Point]) -> None:
         written = [edge.Point(point.id, _named(point.vectors), dict(point.payload)) for point in points]

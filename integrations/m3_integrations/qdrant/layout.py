@@ -96,6 +96,37 @@ class Layout:
             )
         return replace(found, **names)  # type: ignore[arg-type]
 
+    def partial(self, wanted: Fields | Names | None, *, ours: bool) -> Fields:
+        """The names to use and to add, where vectors may be missing still; those of channels only if they are named.
+
+        ours: whether points and metadata are laid out as this library does, although there is no note.
+        """
+        if isinstance(wanted, Fields):
+            return wanted
+        usual = self._usual() if ours else replace(self._usual(), id=None, metadata="")
+        found = self.note.fields or usual
+        names = wanted or {}
+        if _CHANNELS & names.keys():
+            found = replace(found, dense=None, sparse=None, multi=None)
+        return replace(found, **names)  # type: ignore[arg-type]
+
+    def held(self, names: Fields) -> Fields:
+        """The names without those of vectors that are not there."""
+        there = {*self.vectors, *self.sparse}
+        missing = {kind.value: None for kind in Representation if names.name_of(kind) not in there}
+        return replace(names, **missing)  # type: ignore[arg-type]
+
+    def extended(self, named: Fields, schema: Schema, new_id: str) -> Note:
+        """The note of the collection once it holds the named channels for the model, beside those it had."""
+        before = self.note.fields or Fields(dense=None, sparse=None, multi=None)
+        kept = {kind.value: named.name_of(kind) or before.name_of(kind) for kind in Representation}
+        return Note(
+            self.note.id or new_id,
+            schema.fingerprint,
+            self.note.vocabulary if schema.sparse is None else schema.sparse,
+            replace(named, **kept),  # type: ignore[arg-type]
+        )
+
     def chosen(self, wanted: Fields | Names | None) -> bool:
         """Whether somebody decided which channels there are, now or when the collection was made."""
         return (
@@ -133,7 +164,7 @@ class Layout:
         datatypes = [self.vectors[name].datatype for name in (names.dense, names.multi) if name is not None]
         if names.sparse is not None:
             datatypes.append(self.sparse[names.sparse].datatype)
-        return max(_TOLERANCE[datatype] for datatype in datatypes)
+        return max((_TOLERANCE[datatype] for datatype in datatypes), default=0.0)
 
     def __str__(self) -> str:
         parts = [

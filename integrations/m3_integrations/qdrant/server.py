@@ -12,11 +12,12 @@ from urllib.parse import unquote, urlsplit
 
 from qdrant_client import QdrantClient, models
 
-from m3_core.errors import InputError, StoreError, StoreNotFound
+from m3_core.errors import InputError, StoreError, StoreNotFound, Unsupported
 from m3_core.store import Fields, Schema
 from m3_integrations.qdrant import options as opt
 from m3_integrations.qdrant.base import LongMulti, QdrantBase
 from m3_integrations.qdrant.layout import Names, Note, new_fields
+from m3_integrations.qdrant.server_copies import Aliased, make_alike
 from m3_integrations.qdrant.server_engine import METADATA_KEY, ClientEngine, is_local
 from m3_integrations.qdrant.server_errors import Calls
 
@@ -46,7 +47,7 @@ _CREATING: Mapping[str, opt.Parser] = {
 _OPTIONS: Mapping[str, opt.Parser] = {**_CONNECTING, **_OPENING, **_CREATING, "https": opt.flag}
 
 
-class QdrantStore(QdrantBase):
+class QdrantStore(Aliased, QdrantBase):
     """A collection on a server: ``qdrant://host:6333/pages``. Collections made here or by others.
 
     Dense vectors get the server's HNSW graph, so that searches are approximate unless ``exact=True``;
@@ -64,6 +65,7 @@ class QdrantStore(QdrantBase):
         (``text=page_content``; ``multi=none`` leaves a channel out). Those that only matter when a collection is
         made are passed over where there is one.
         """
+        lacking = options.pop("partial", False)
         place, merged = opt.split_url(url, options)
         fields, settings = opt.read_options(merged, _OPTIONS)
         groups = [
@@ -75,7 +77,9 @@ class QdrantStore(QdrantBase):
         location, collection = _split_place(place, https=https)
         with _connected(location, **connecting) as connection:
             if schema is None or _exists(connection, collection):
-                return cls.open(connection, collection, fields=fields, schema=schema, **opening)
+                return cls.open(
+                    connection, collection, fields=fields, schema=schema, partial=lacking, **opening
+                )
             opening.pop("fingerprint", None)
             names = opt.new_fields(fields)
             return cls.create(connection, collection, schema=schema, fields=names, **creating, **opening)
@@ -163,12 +167,14 @@ class QdrantStore(QdrantBase):
         fingerprint: str | None = None,
         exact: bool | None = None,
         long_multi: LongMulti = "fail",
+        partial: bool = False,
         **connecting: Any,
     ) -> Self:
         """Open a collection, made here or by others; location, long_multi and connecting are as in `create`.
 
         fields: its names, or some of them; by default those it was made with, or the usual ones that are there.
-        exact: whether searches look at everything; by default where there is no approximate index.
+        exact: whether searches look at everything; by default where there is no approximate index. partial: vectors
+        that are named may be missing still, see `m3_core.extending.Extensible`.
 
         Raises:
             StoreNotFound: there is none of that name. StoreUnavailable: the server does not answer.
@@ -188,7 +194,27 @@ class QdrantStore(QdrantBase):
                 fields=fields,
                 exact=exact,
                 long_multi=long_multi,
+                partial=partial,
             )
+
+    def twin(self, url: str, schema: Schema) -> Self:
+        """Open the collection at the URL, made after this one if it is not there; see `m3_core.extending.Extensible`.
+
+        On the same server this store's client is used, which is the caller's or has the credentials that were given.
+        """
+        place, options = opt.split_url(url, {})
+        fields, settings = opt.read_options(options, _OPTIONS)
+        if not url.startswith("qdrant://") or fields is not None:
+            raise Unsupported(f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {url!r}")
+        location, collection = _split_place(place, https=settings.get("https", _KEY_VARIABLE in os.environ))
+        engine = self._server
+        same = place.rpartition("/")[0] == self.place.partition("://")[2].rpartition("/")[0]
+        connecting = {name: settings[name] for name in settings.keys() & _CONNECTING}
+        with _connected(engine.client if same else location, **connecting) as connection:
+            if not _exists(connection, collection):
+                call = connection.calls(collection)
+                make_alike(engine.client, self._name, connection.client, collection, call)
+            return self.open(connection, collection, fields=self.named, partial=True)
 
 
 @dataclass(frozen=True, slots=True)

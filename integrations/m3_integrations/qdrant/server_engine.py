@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
+from m3_core.errors import StoreError, Unsupported
+from m3_core.types import Representation
 from m3_integrations.qdrant.engine import (
     Found,
     Point,
@@ -66,6 +69,16 @@ class ClientEngine:
         self._client, self._collection, self._call, self._owned = client, collection, call, owned
         self._is_local = is_local(client)
 
+    @property
+    def client(self) -> QdrantClient:
+        """The client, which knows other collections too."""
+        return self._client
+
+    @property
+    def call(self) -> Calls:
+        """What calls it, about this collection."""
+        return self._call
+
     def layout(self) -> Layout:
         config = self._call(lambda: self._client.get_collection(self._collection)).config
         params = config.params
@@ -87,6 +100,40 @@ class ClientEngine:
             for name, info in (params.sparse_vectors or {}).items()
         }
         return Layout(vectors, sparse, Note.from_json((config.metadata or {}).get(METADATA_KEY)))
+
+    def add_vector(self, kind: Representation, name: str, size: int) -> None:
+        """Add a named vector.
+
+        Raises:
+            Unsupported: the server is older than 1.18, the first that can.
+        """
+        many = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+        dense = models.DenseVectorConfig(
+            size=size,
+            distance=models.Distance.DOT,
+            multivector_config=many if kind is Representation.MULTI else None,
+        )
+        wanted: models.VectorNameConfig = models.DenseVectorNameConfig(dense=dense)
+        if kind is Representation.SPARSE:
+            wanted = models.SparseVectorNameConfig(sparse=models.SparseVectorConfig())
+        try:
+            self._call(lambda: self._client.create_vector_name(self._collection, name, wanted, wait=True))
+            if kind is Representation.MULTI and not self._is_local:
+                bare = models.VectorParamsDiff(hnsw_config=models.HnswConfigDiff(m=0))
+                self._call(
+                    lambda: self._client.update_collection(self._collection, vectors_config={name: bare})
+                )
+        except StoreError as error:
+            told = error.__cause__
+            if isinstance(told, UnexpectedResponse) and told.status_code in (404, 405):
+                raise Unsupported(
+                    f"{self._call.place}: this server cannot add vectors to a collection (1.18 and later can)"
+                ) from error
+            raise
+
+    def write_note(self, note: Note) -> None:
+        metadata = {METADATA_KEY: note.to_json()}
+        self._call(lambda: self._client.update_collection(self._collection, metadata=metadata))
 
     def _has_graph(self, own: models.HnswConfigDiff | None, common: models.HnswConfig) -> bool:
         if self._is_local:

@@ -1,0 +1,288 @@
+"""Vectors for the text that a collection holds already: scan, encode, write back; resumable like an ingest."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m3_core.checks import check_fingerprint, check_size
+from m3_core.errors import InputError, RepresentationMissing, Unsupported
+from m3_core.extending import Extensible
+from m3_core.filters import Where
+from m3_core.ingestion.journal import Journal
+from m3_core.ingestion.pipeline import Run, Settings, logger
+from m3_core.ingestion.rejects import RejectLog
+from m3_core.ingestion.summary import IngestSummary
+from m3_core.ingestion.templates import Template
+from m3_core.ingestion.writer import Write
+from m3_core.store import Schema, Store
+from m3_core.types import Document, M3Vectors, Record, Representation
+
+if TYPE_CHECKING:
+    from m3_core.encoder import M3Encoder
+
+_LOOKED_AT = 10_000
+"""Documents among which one must have a text, before anything is written."""
+_NAMED = 12
+"""Fields that a message names."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillPlan:
+    """What a backfill would do. adds: the fields that it would make, by channel; fills: all that it would write."""
+
+    documents: int
+    without_text: int
+    adds: Mapping[Representation, str]
+    fills: Mapping[Representation, str]
+
+
+def plan_backfill(
+    store: Store,
+    encoder: "M3Encoder",
+    *,
+    where: Where = None,
+    encode: str | Callable[[Document], str] | None = None,
+    page_size: int = 256,
+) -> BackfillPlan:
+    """What `backfill` would do with these arguments; all documents are read, and nothing is written.
+
+    Raises:
+        InputError, SchemaMismatch: as `backfill`, as far as that can be known before.
+    """
+    schema = _schema(store, encoder)
+    scan = _Scan(store, where, _template(encode), page_size)
+    scan.check()
+    documents = without_text = 0
+    for record in scan.records(_once):
+        documents += 1
+        without_text += not scan.text(record.document)
+    fills = {kind: str(_named(store).get(kind, kind.value)) for kind in schema.representations}
+    adds = store.lacking(schema) if isinstance(store, Extensible) else {}
+    return BackfillPlan(documents, without_text, adds, fills)
+
+
+def backfill(
+    store: Store,
+    encoder: "M3Encoder",
+    *,
+    to: Extensible | None = None,
+    switch_alias: str | None = None,
+    where: Where = None,
+    encode: str | Callable[[Document], str] | None = None,
+    journal: str | Path | None = None,
+    rejects: str | Path | None = None,
+    fresh: bool = False,
+    rate: float | None = None,
+    batch_size: int = 128,
+    page_size: int = 256,
+    patience: float = 120.0,
+    progress: bool = False,
+) -> IngestSummary:
+    """Encode the text of a collection's documents, and write the vectors back; payload and ids stay untouched.
+
+    The store is opened for it by ``open_store(url, partial=True, text="body", dense="m3_dense", sparse="m3_sparse")``:
+    the channels that are named are filled, and their fields added where they are missing. Memory does not depend on
+    the number of documents: they are read in pages, and encoded while the ones before are written.
+
+    With a ``journal`` (the path of a file) a second run passes over documents whose text is unchanged, and a run that
+    was killed goes on where it was; it belongs to one collection, one model and these fields. A document whose
+    vectors somebody else has removed since is not noticed: ``fresh`` writes everything. Documents without text (none,
+    no string, only space) are counted and left alone.
+
+    Args:
+        to: a `twin` of the store. Documents are copied into it as they are, with the vectors; what the store has no
+            longer is deleted there, if it is no more than a tenth. The store itself is only read.
+        switch_alias: an alias of the store that is to lead to the twin once all documents are in it.
+        where: only the documents that match.
+        encode: the text to encode, as a template like ``"{title}\\n{text}"`` or a function; by default the text.
+        rejects: a file of JSON lines for documents that the store refuses, with the reasons. It is of the last run.
+        fresh: write everything, whatever the journal says.
+        rate: documents written per second at most.
+        batch_size: documents encoded and written together at most. page_size: documents read at once.
+        patience: for how many seconds a store that is unavailable is tried again.
+        progress: show a bar on standard error.
+
+    Returns:
+        What was done, in documents; ``without_text`` of them have no text.
+
+    Raises:
+        InputError: no document of the first page has a text, no channel is named, an option cannot be used.
+        Unsupported: the engine cannot add fields; copy into a twin.
+        SchemaMismatch: a field is there and does not fit the model. FingerprintMismatch: it is another model's.
+        IngestStopped: the store refused. IngestInterrupted: Ctrl-C.
+    """
+    check_size(batch_size, "batch_size")
+    if rate is not None and not rate > 0:
+        raise InputError(f"the rate is a number of documents per second above 0, not {rate!r}")
+    if switch_alias is not None and to is None:
+        raise InputError("an alias is switched to a copy; say where that is with to=... (--to)")
+    schema = _schema(store, encoder)
+    scan = _Scan(store, where, _template(encode), page_size)
+    scan.check()
+    if to is not None and switch_alias is not None:
+        to.check_alias(switch_alias, _extensible(store))
+    target: Store = store if to is None else to
+    if isinstance(target, Extensible):
+        fresh = bool(target.lacking(schema)) or fresh
+        target.extend(schema)
+    settings = Settings(
+        source=store.identity,
+        encode=lambda document: document.text,
+        chunker=None,
+        delete_missing=to is not None and where is None and journal is not None,
+        confirm=None,
+        # At a low rate, small steps instead of large ones with long pauses between them.
+        batch_size=batch_size if rate is None else max(1, min(batch_size, int(rate))),
+        patience=patience,
+        progress=progress,
+        write=_in_place(store) if to is None else _copying(_extensible(store), to),
+        representations=schema.representations,
+        rate=rate,
+        label="backfilling",
+        total=store.count(where=where) if progress else None,
+    )
+    path = None if journal is None else Path(journal)
+    with (
+        Journal(
+            path, store=binding(target), fingerprint=encoder.fingerprint, source=store.identity
+        ) as opened,
+        closing(RejectLog(None if rejects is None else Path(rejects), strict=False)) as rejected,
+    ):
+        if fresh:
+            opened.forget()
+        run = Run(encoder, target, opened, rejected, settings)
+        summary = run.run(scan.documents(run, copying=to is not None))
+    scan.remark()
+    if to is not None and switch_alias is not None:
+        if summary.rejected:
+            logger.warning("%d documents are not in the copy, so %s stays", summary.rejected, switch_alias)
+        else:
+            to.switch_alias(switch_alias, _extensible(store))
+    return summary
+
+
+def binding(store: Store) -> str:
+    """What the journal of a backfill is bound to: the collection and the fields that are filled."""
+    return f"{store.identity} " + ",".join(f"{kind}={name}" for kind, name in _named(store).items())
+
+
+class _Scan:
+    """The documents of a store, page by page, and the text of each that is to be encoded; "" for none."""
+
+    def __init__(
+        self, store: Store, where: Where, template: Callable[[Document], str], page_size: int
+    ) -> None:
+        check_size(page_size, "page_size")
+        self._store, self._where, self._template, self._size = store, where, template, page_size
+
+    def text(self, document: Document) -> str:
+        text = self._template(document)
+        return text if text.strip() else ""
+
+    def records(self, retry: Callable[..., Any]) -> Iterator[Record]:
+        """All of them. retry: calls the store."""
+        cursor = None
+        while True:
+            page = retry(self._store.scan, where=self._where, cursor=cursor, size=self._size)
+            yield from page.records
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    def check(self) -> None:
+        """Raise InputError if the first documents have no text at all: another field is meant."""
+        seen: dict[str, None] = {}
+        looked = 0
+        for record in self.records(_once):
+            if self.text(record.document):
+                return
+            looked += 1
+            seen |= dict.fromkeys(record.document.metadata)
+            if looked == _LOOKED_AT:
+                break
+        if looked:
+            named = ", ".join(map(repr, list(seen)[:_NAMED])) or "none"
+            what = repr(self._store.named.text) if isinstance(self._store, Extensible) else "their text"
+            raise InputError(
+                f"none of {looked} documents in {self._store.identity} has a text in {what}; their other fields are "
+                f"{named}: name the one with the text (--text-field)"
+            )
+
+    def documents(self, run: Run, *, copying: bool) -> Iterator[Document]:
+        """What a run is to write: documents with the text that is encoded, and only that."""
+        for record in self.records(run.writer.retry):
+            text = self.text(record.document)
+            run.without_text += not text
+            if copying:  # the whole document counts as content, and is written without vectors too
+                yield Document(record.id, text, {"content": _digest(record.document)})
+            elif text:
+                yield Document(record.id, text)
+            else:
+                run.read += 1
+
+    def remark(self) -> None:
+        """Say which fields of the template no document had."""
+        if isinstance(self._template, Template) and self._template.unfilled:
+            names = ", ".join(self._template.unfilled)
+            logger.warning("no document had the fields %s of the template", names)
+
+
+def _schema(store: Store, encoder: "M3Encoder") -> Schema:
+    """The model's schema for the channels that are to be filled."""
+    check_fingerprint(store.fingerprint, encoder.fingerprint, store.identity)
+    wanted = _named(store).keys()
+    if not wanted:
+        raise InputError(
+            f"no vector field of {store.identity} is named to be filled; name them with "
+            "open_store(..., dense='m3_dense', sparse='m3_sparse') (--into dense=m3_dense,sparse=m3_sparse)"
+        )
+    if missing := wanted - encoder.representations:
+        raise RepresentationMissing(f"the model makes no {', '.join(sorted(missing))} vectors")
+    return encoder.schema().only(wanted)
+
+
+def _named(store: Store) -> Mapping[Representation, str]:
+    """The vector fields to fill, by channel."""
+    if isinstance(store, Extensible):
+        names = {kind: store.named.name_of(kind) for kind in Representation}
+        return {kind: name for kind, name in names.items() if name is not None}
+    return {kind: kind.value for kind in Representation if kind in store.capabilities.representations}
+
+
+def _template(encode: str | Callable[[Document], str] | None) -> Callable[[Document], str]:
+    return Template(encode) if isinstance(encode, str) else encode or (lambda document: document.text)
+
+
+def _extensible(store: Store) -> Extensible:
+    if not isinstance(store, Extensible):
+        raise Unsupported(f"{store.identity} cannot be copied as it is; m3 copy writes its documents anew")
+    return store
+
+
+def _in_place(store: Store) -> Write:
+    return lambda documents, vectors: store.update_vectors([document.id for document in documents], vectors)
+
+
+def _copying(source: Extensible, target: Extensible) -> Write:
+    def write(documents: Sequence[Document], vectors: M3Vectors) -> None:
+        full = [row for row, document in enumerate(documents) if document.text]
+        bare = [document.id for document in documents if not document.text]
+        if full:
+            target.carry(source, [documents[row].id for row in full], vectors.take(full))
+        if bare:
+            target.carry(source, bare, None)
+
+    return write
+
+
+def _once(call: Callable[..., Any], **arguments: Any) -> Any:
+    return call(**arguments)
+
+
+def _digest(document: Document) -> str:
+    content = json.dumps([document.text, document.metadata], sort_keys=True, default=str)
+    return blake2b(content.encode(errors="surrogatepass"), digest_size=16).hexdigest()
