@@ -9,6 +9,7 @@ from m3_core.filters import check_field
 from m3_core.store import Fields, Schema
 from m3_core.types import Representation
 from m3_integrations.qdrant import options as opt
+from m3_integrations.qdrant.connection import split_place
 from m3_integrations.qdrant.layout import (
     Layout,
     Note,
@@ -18,7 +19,6 @@ from m3_integrations.qdrant.layout import (
     new_fields,
     raise_first,
 )
-from m3_integrations.qdrant.server import _split_place
 
 SCHEMA = Schema(dense=8, sparse=100, multi=4, fingerprint="ours")
 DENSE, MULTI = VectorInfo(8, "dot"), VectorInfo(4, "dot", multi=True)
@@ -196,16 +196,16 @@ def test_indexes_that_keep_filters_exact() -> None:
 
 
 def test_places() -> None:
-    assert _split_place("host:6333/pages", https=False) == ("http://host:6333", "pages")
-    assert _split_place("host/behind/a%20b", https=True) == ("https://host/behind", "a b")
-    assert _split_place(":memory:/pages", https=False) == (":memory:", "pages")
+    assert split_place("host:6333/pages", {"https": False}) == ("http://host:6333", "pages")
+    assert split_place("host/behind/a%20b", {"https": True}) == ("https://host/behind", "a b")
+    assert split_place(":memory:/pages", {"https": False}) == (":memory:", "pages")
     assert opt.folder_of("index/pages") == "index/pages"
     assert opt.folder_of("/abs/my%20pages") == "/abs/my pages"
     for bad in ("host", "host/", "", "/pages"):
         with pytest.raises(InputError, match="names no collection"):
-            _split_place(bad, https=False)
+            split_place(bad, {"https": False})
     with pytest.raises(InputError, match="no credentials") as caught:
-        _split_place("user:secret@host/pages", https=False)
+        split_place("user:secret@host/pages", {"https": False})
     assert "secret" not in str(caught.value)
     with pytest.raises(InputError, match="no folder"):
         opt.folder_of("")

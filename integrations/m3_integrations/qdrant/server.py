@@ -1,14 +1,10 @@
 """The store on a Qdrant server, by `qdrant_client`; ``:memory:`` is the client's stand-in for tests."""
 
-import os
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
 
 from qdrant_client import QdrantClient, models
 
@@ -16,26 +12,15 @@ from m3_core.errors import InputError, StoreError, StoreNotFound, Unsupported
 from m3_core.store import Fields, Schema
 from m3_integrations.qdrant import options as opt
 from m3_integrations.qdrant.base import LongMulti, QdrantBase
+from m3_integrations.qdrant.connection import CONNECTING, Connection, connected, split_place
 from m3_integrations.qdrant.layout import Names, Note, new_fields
 from m3_integrations.qdrant.server_copies import Aliased, make_alike
 from m3_integrations.qdrant.server_engine import METADATA_KEY, ClientEngine, is_local
-from m3_integrations.qdrant.server_errors import Calls
 
 _NO_GRAPH = models.HnswConfigDiff(m=0)
-_DEFAULT_PORT = 6333
-_TIMEOUT = 60
-_RETRIES = 4
-_KEY_VARIABLE = "QDRANT_API_KEY"
 _QUANTIZATION: Mapping[str, Any] = {
     "int8": models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)),
     "binary": models.BinaryQuantization(binary=models.BinaryQuantizationConfig()),
-}
-_CONNECTING: Mapping[str, opt.Parser] = {
-    "api_key": str,
-    "timeout": int,
-    "retries": int,
-    "prefer_grpc": opt.flag,
-    "grpc_port": int,
 }
 _OPENING: Mapping[str, opt.Parser] = {"exact": opt.flag, "fingerprint": str, "long_multi": str}
 _CREATING: Mapping[str, opt.Parser] = {
@@ -44,7 +29,7 @@ _CREATING: Mapping[str, opt.Parser] = {
     "quantization": str,
     "payload_indexes": opt.indexes,
 }
-_OPTIONS: Mapping[str, opt.Parser] = {**_CONNECTING, **_OPENING, **_CREATING, "https": opt.flag}
+_OPTIONS: Mapping[str, opt.Parser] = {**CONNECTING, **_OPENING, **_CREATING, "https": opt.flag}
 
 
 class QdrantStore(Aliased, QdrantBase):
@@ -61,22 +46,21 @@ class QdrantStore(Aliased, QdrantBase):
         """Open ``qdrant://HOST:PORT/COLLECTION``; with a schema, make it if it is not there. See `open_store`.
 
         ``qdrant://:memory:/COLLECTION`` is new and empty each time. Options, in the URL or beside it: those of
-        `create` and `open`; ``https`` (by default TLS is spoken if there is an API key); names of fields
-        (``text=page_content``; ``multi=none`` leaves a channel out). Those that only matter when a collection is
-        made are passed over where there is one.
+        `create` and `open`; ``https`` (by default TLS is spoken if there is an API key or an option about certificates);
+        names of fields (``text=page_content``; ``multi=none`` leaves a channel out). Those that only matter when a
+        collection is made are passed over where there is one.
         """
         lacking = options.pop("partial", False)
         place, merged = opt.split_url(url, options)
         fields, settings = opt.read_options(merged, _OPTIONS)
         groups = [
             {name: settings[name] for name in settings.keys() & group}
-            for group in (_CONNECTING, _OPENING, _CREATING)
+            for group in (CONNECTING, _OPENING, _CREATING)
         ]
         connecting, opening, creating = groups
-        https = settings.get("https", bool(connecting.get("api_key", os.environ.get(_KEY_VARIABLE))))
-        location, collection = _split_place(place, https=https)
-        with _connected(location, **connecting) as connection:
-            if schema is None or _exists(connection, collection):
+        location, collection = split_place(place, settings)
+        with connected(location, **connecting) as connection:
+            if schema is None or connection.exists(collection):
                 return cls.open(
                     connection, collection, fields=fields, schema=schema, partial=lacking, **opening
                 )
@@ -87,7 +71,7 @@ class QdrantStore(Aliased, QdrantBase):
     @classmethod
     def create(
         cls,
-        location: "str | QdrantClient | _Connection",
+        location: str | QdrantClient | Connection,
         collection: str,
         *,
         schema: Schema,
@@ -112,7 +96,8 @@ class QdrantStore(Aliased, QdrantBase):
         numbers or more, which the server refuses: ``"fail"``, or ``"cut"`` with a warning. collection_options: for
         `QdrantClient.create_collection` (shards, replicas, ...). connecting: ``api_key`` (or the environment's
         QDRANT_API_KEY), ``timeout`` in seconds (60), ``retries`` of a call that failed for a passing reason (4),
-        ``prefer_grpc``, ``grpc_port``.
+        ``prefer_grpc``, ``grpc_port``; for TLS ``ca_certs`` (a file of those to trust), ``verify_certs`` (false trusts
+        anybody; not for gRPC), ``client_cert`` and ``client_key``.
 
         Raises:
             StoreError: there is a collection of that name already, or the server says no.
@@ -122,9 +107,9 @@ class QdrantStore(Aliased, QdrantBase):
         paths = opt.index_paths(payload_indexes, names)
         vectors, sparse = _vectors(schema, names, opt.check_datatype(datatype), on_disk, quantization, hnsw)
         note = Note(str(uuid.uuid4()), schema.fingerprint, schema.sparse, names)
-        with _connected(location, **connecting) as connection:
+        with connected(location, **connecting) as connection:
             client, place = connection.client, connection.place(collection)
-            if _exists(connection, collection):
+            if connection.exists(collection):
                 raise StoreError(f"there is a collection {place} already; open it, or use another name")
             call = connection.calls(collection)
             engine = ClientEngine(client, collection, call, owned=connection.owned)
@@ -140,7 +125,7 @@ class QdrantStore(Aliased, QdrantBase):
                 )
             except StoreError:
                 # If the answer was lost and the request made again, the collection is there already, and is this one.
-                if not _exists(connection, collection) or engine.layout().note.id != note.id:
+                if not connection.exists(collection) or engine.layout().note.id != note.id:
                     raise
             for path, kind in paths.items() if not is_local(client) else ():
                 index = models.PayloadSchemaType(kind)
@@ -159,7 +144,7 @@ class QdrantStore(Aliased, QdrantBase):
     @classmethod
     def open(
         cls,
-        location: "str | QdrantClient | _Connection",
+        location: str | QdrantClient | Connection,
         collection: str,
         *,
         fields: Fields | Names | None = None,
@@ -180,9 +165,9 @@ class QdrantStore(Aliased, QdrantBase):
             StoreNotFound: there is none of that name. StoreUnavailable: the server does not answer.
             SchemaMismatch: it does not fit the fields, the schema or the fingerprint, where they are given.
         """
-        with _connected(location, **connecting) as connection:
+        with connected(location, **connecting) as connection:
             place = connection.place(collection)
-            if not _exists(connection, collection):
+            if not connection.exists(collection):
                 raise StoreNotFound(f"there is no collection {place}; make one by ingesting into it")
             return cls._checked(
                 ClientEngine(
@@ -206,92 +191,15 @@ class QdrantStore(Aliased, QdrantBase):
         fields, settings = opt.read_options(options, _OPTIONS)
         if not url.startswith("qdrant://") or fields is not None:
             raise Unsupported(f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {url!r}")
-        location, collection = _split_place(place, https=settings.get("https", _KEY_VARIABLE in os.environ))
+        location, collection = split_place(place, settings)
         engine = self._server
         same = place.rpartition("/")[0] == self.place.partition("://")[2].rpartition("/")[0]
-        connecting = {name: settings[name] for name in settings.keys() & _CONNECTING}
-        with _connected(engine.client if same else location, **connecting) as connection:
-            if not _exists(connection, collection):
+        connecting = {name: settings[name] for name in settings.keys() & CONNECTING}
+        with connected(engine.client if same else location, **connecting) as connection:
+            if not connection.exists(collection):
                 call = connection.calls(collection)
                 make_alike(engine.client, self._name, connection.client, collection, call)
             return self.open(connection, collection, fields=self.named, partial=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Connection:
-    """A client, and whether the store closes it."""
-
-    client: QdrantClient
-    owned: bool
-    retries: int
-
-    def calls(self, collection: str) -> Calls:
-        """What calls the server about a collection."""
-        return Calls(self.place(collection), retries=self.retries)
-
-    def place(self, collection: str) -> str:
-        """What errors call the collection; no credentials."""
-        made_with = self.client.init_options
-        if is_local(self.client):
-            return f"qdrant://{made_with.get('path') or ':memory:'}/{collection}"
-        host, port = made_with.get("host") or "localhost", made_with.get("port") or _DEFAULT_PORT
-        if url := made_with.get("url") or made_with.get("location"):
-            parts = urlsplit(url if "//" in url else f"//{url}")
-            host, port = parts.hostname or host, parts.port or port
-        return f"qdrant://{host}:{port}/{collection}"
-
-
-@contextmanager
-def _connected(
-    location: "str | QdrantClient | _Connection",
-    *,
-    api_key: str | None = None,
-    retries: int = _RETRIES,
-    **connecting: Any,
-) -> Iterator[_Connection]:
-    """A connection that is closed, if it is ours, when the block fails."""
-    match location:
-        case _Connection():
-            connection = location
-        case QdrantClient():
-            connection = _Connection(location, owned=False, retries=retries)
-        case ":memory:":
-            connection = _Connection(QdrantClient(":memory:"), owned=True, retries=retries)
-        case _:
-            key = api_key or os.environ.get(_KEY_VARIABLE)
-            # The client's own 5 s are too few for a request of 24 MiB.
-            arguments = {"timeout": _TIMEOUT, "check_compatibility": False, **connecting}
-            client = QdrantClient(url=location, api_key=key, **arguments)
-            connection = _Connection(client, owned=True, retries=retries)
-    try:
-        yield connection
-    except BaseException:
-        if connection.owned:
-            connection.client.close()
-        raise
-
-
-def _exists(connection: _Connection, collection: str) -> bool:
-    return connection.calls(collection)(lambda: connection.client.collection_exists(collection))
-
-
-def _split_place(place: str, *, https: bool) -> tuple[str, str]:
-    """The location and the collection of ``HOST:PORT/[PREFIX/]COLLECTION``.
-
-    Raises:
-        InputError: there is no host or no collection, or there are credentials.
-    """
-    host, _, path = place.partition("/")
-    prefix, _, collection = path.rpartition("/")
-    if "@" in host:
-        raise InputError(
-            f"a URL of Qdrant holds no credentials; give api_key=... to open_store, or set {_KEY_VARIABLE}"
-        )
-    if not host or not collection:
-        raise InputError(f"'qdrant://{place}' names no collection; write qdrant://localhost:6333/pages")
-    if host == ":memory:":
-        return host, unquote(collection)
-    return f"{'https' if https else 'http'}://{host}{prefix and '/' + prefix}", unquote(collection)
 
 
 def _vectors(
