@@ -123,13 +123,18 @@ class EdgeEngine:
         return [_record(record) for record in records], None if following is None else _id(following)
 
     def query(self, requests: Sequence[Request]) -> list[list[Found]]:
-        batch = edge.QueryBatchRequest([_request(request) for request in requests])
-        with named_errors(self._place):
-            answers = self._shard.query_batch(batch)
         return [
             [Found(_id(point.id), point.payload or {}, _NO_VECTORS, point.score) for point in points]
-            for points in answers
+            for points in self._ask(requests)
         ]
+
+    def query_ids(self, requests: Sequence[Request]) -> list[list[Any]]:
+        return [[point.id for point in points] for points in self._ask(requests)]
+
+    def _ask(self, requests: Sequence[Request]) -> list[list[edge.ScoredPoint]]:
+        batch = edge.QueryBatchRequest([_request(request) for request in requests])
+        with named_errors(self._place):
+            return self._shard.query_batch(batch)
 
     def count(self, condition: Condition | None) -> int:
         with named_errors(self._place):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from m3_core.errors import StoreError
 from m3_core.types import Json, Representation
@@ -104,5 +104,10 @@ class Engine(Protocol):
     ) -> tuple[Sequence[Found], PointId | None]: ...
 
     def query(self, requests: Sequence[Request]) -> list[list[Found]]: ...
+
+    def query_ids(self, requests: Sequence[Request]) -> list[list[Any]]:
+        """What `query` finds as ids alone, in the engine's own form, which its dialect's ``has_id`` takes."""
+        ...
+
     def count(self, condition: Condition | None) -> int: ...
     def close(self) -> None: ...

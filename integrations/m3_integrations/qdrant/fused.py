@@ -49,11 +49,11 @@ def search(
 def _weighted_sum(
     requests: Requests, searches: _Searches, queries: M3Vectors, fusion: WeightedSum, k: int
 ) -> list[list[Found]]:
-    found = iter(requests.ask([query for row in searches for query in row.values()]))
+    found = iter(requests.ask_ids([query for row in searches for query in row.values()]))
     dialect = requests.engine.dialect
     sums: dict[int, Weighted] = {}
     for row, some in enumerate(searches):
-        points = list(dict.fromkeys(point.id for _ in some for point in next(found)))
+        points = list(dict.fromkeys(point for _ in some for point in next(found)))
         if not points:
             continue
         # A channel that has searched is a part even if its weight is 0: what no part finds is not in the answer.

@@ -1,6 +1,7 @@
 """Vectors to requests, in batches that an engine takes, and answers to hits."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 from m3_core.errors import InputError
 from m3_core.filters import Filter, Where
@@ -78,11 +79,11 @@ class Requests:
 
     def ask(self, requests: Sequence[Request]) -> list[list[Found]]:
         """The answers, in order, by as few calls as the size of the requests allows."""
-        return [
-            found
-            for run in convert.batches([_size(request) for request in requests], REQUEST_BYTES)
-            for found in self.engine.query([requests[place] for place in run])
-        ]
+        return [found for run in _runs(requests) for found in self.engine.query(run)]
+
+    def ask_ids(self, requests: Sequence[Request]) -> list[list[Any]]:
+        """The ids of the answers, in the form in which the dialect's ``has_id`` takes them."""
+        return [ids for run in _runs(requests) for ids in self.engine.query_ids(run)]
 
     def retrieve(
         self, points: Sequence[PointId | None], *, payload: bool, kinds: Collection[Representation] = ()
@@ -145,6 +146,12 @@ def scale(queries: M3Vectors, row: int, kind: Representation) -> float:
     if kind is Representation.MULTI and queries.multi is not None:
         return 1 / max(1, len(queries.multi[row]))
     return 1.0
+
+
+def _runs(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    """The requests in runs of at most `REQUEST_BYTES`."""
+    for run in convert.batches([_size(request) for request in requests], REQUEST_BYTES):
+        yield [requests[place] for place in run]
 
 
 def _size(request: Request) -> int:

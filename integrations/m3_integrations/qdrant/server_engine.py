@@ -187,9 +187,15 @@ class ClientEngine:
         return [_found(record) for record in records], _id(following)
 
     def query(self, requests: Sequence[Request]) -> list[list[Found]]:
+        return [[_found(point) for point in points] for points in self._ask(requests)]
+
+    def query_ids(self, requests: Sequence[Request]) -> list[list[Any]]:
+        return [[point.id for point in points] for points in self._ask(requests)]
+
+    def _ask(self, requests: Sequence[Request]) -> list[list[models.ScoredPoint]]:
         asked = [self._request(request) for request in requests]
         answers = self._call(lambda: self._client.query_batch_points(self._collection, asked))
-        return [[_found(point) for point in answer.points] for answer in answers]
+        return [answer.points for answer in answers]
 
     def count(self, condition: Condition | None) -> int:
         return self._call(
