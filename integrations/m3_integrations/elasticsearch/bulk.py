@@ -30,9 +30,10 @@ def _line(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def index_item(name: str, source: Mapping[str, Any]) -> Item:
+def index_item(name: str, source: Mapping[str, Any], routing: str | None = None) -> Item:
     """Write a document whole."""
-    return Item(name, (_line({"index": {"_id": name}}), _line(source)))
+    action = {"_id": name} if routing is None else {"_id": name, "routing": routing}
+    return Item(name, (_line({"index": action}), _line(source)))
 
 
 def update_item(hit: Mapping[str, Any], cells: Mapping[str, Any]) -> Item:

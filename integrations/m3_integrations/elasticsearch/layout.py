@@ -30,12 +30,16 @@ _SPARSE_ERROR = 2.0**-8
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What an index of ours says about itself in ``_meta``. terms: the field of filter terms, if it has one."""
+    """What an index says about itself in ``_meta``. terms: the field of filter terms, if it has one.
+
+    ours: whether this library made the index, and did not only add vectors to it.
+    """
 
     fingerprint: str | None = None
     vocabulary: int | None = None
     fields: Fields | None = None
     terms: str | None = None
+    ours: bool = True
 
     def to_json(self) -> Json:
         """As a JSON object."""
@@ -49,7 +53,13 @@ class Note:
         names = value.get("fields")
         known = Fields.__dataclass_fields__
         fields = Fields(**{key: name for key, name in names.items() if key in known}) if names else None
-        return Note(value.get("fingerprint"), value.get("vocabulary"), fields, value.get("terms"))
+        return Note(
+            value.get("fingerprint"),
+            value.get("vocabulary"),
+            fields,
+            value.get("terms"),
+            value.get("ours", True),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +154,11 @@ class Layout:
         """What stands before the name of a metadata field."""
         return f"{self.fields.metadata}." if self.fields.metadata else ""
 
+    @property
+    def listed(self) -> str:
+        """The fields, for people."""
+        return _listed(self.mapping)
+
     def query(self, condition: Filter | None) -> Query | None:
         """The query for a filter, None if it is for everything."""
         if condition is None or condition == And(()):
@@ -159,11 +174,12 @@ class Layout:
         return all(self.prefix + name in self.mapping for name in condition.fields())
 
 
-def read_layout(answer: Mapping[str, Any], wanted: Fields | Names | None) -> Layout:
+def read_layout(answer: Mapping[str, Any], wanted: Fields | Names | None, *, partial: bool = False) -> Layout:
     """The layout of an index, or of the indices behind an alias.
 
     answer: what ``GET /index`` returns. wanted: None takes the names in the note of an index of ours, or those
-    of the usual names that are there.
+    of the usual names that are there. partial: vector fields may be missing, in an index that others made; of the
+    channels only those count that are named, if any is.
 
     Raises:
         SchemaMismatch: indices behind an alias differ in their vectors; a field that was named is missing.
@@ -176,9 +192,15 @@ def read_layout(answer: Mapping[str, Any], wanted: Fields | Names | None) -> Lay
     note = Note.from_json(mappings.get("_meta", {}).get(META))
     mapping = dict(mapped_fields(properties))
     fields = (note and note.fields) or _usual(mapping)
-    if wanted is not None:
-        fields = wanted if isinstance(wanted, Fields) else replace(fields, **wanted)  # type: ignore[arg-type]
-    _check_names(name, mapping, fields)
+    if partial and (note is None or note.fields is None):
+        fields = replace(fields, id=None, metadata="")
+    if isinstance(wanted, Fields):
+        fields = wanted
+    elif wanted is not None:
+        if partial and wanted.keys() & {kind.value for kind in Representation}:
+            fields = replace(fields, dense=None, sparse=None, multi=None)
+        fields = replace(fields, **wanted)  # type: ignore[arg-type]
+    _check_names(name, mapping, fields, partial=partial)
     for other, one in answer.items():
         for vector in (fields.dense, fields.sparse):
             if _spec(one["mappings"].get("properties", {}), vector) != _spec(properties, vector):
@@ -223,8 +245,8 @@ def _usual(mapping: Mapping[str, MappedField]) -> Fields:
     )
 
 
-def _check_names(name: str, mapping: Mapping[str, MappedField], fields: Fields) -> None:
-    if not fields.representations - {Representation.MULTI}:
+def _check_names(name: str, mapping: Mapping[str, MappedField], fields: Fields, *, partial: bool) -> None:
+    if not partial and not fields.representations - {Representation.MULTI}:
         raise SchemaMismatch(
             f"{name} has no dense_vector 'dense' and no rank_features 'sparse'; it has {_listed(mapping)}: say which "
             "are which with fields=Fields(dense=..., sparse=...), None for a channel that it does not hold"

@@ -16,7 +16,14 @@ from m3_core.checks import (
     check_update,
     check_upsert,
 )
-from m3_core.errors import DimensionMismatch, InputError, SchemaMismatch, StoreError, StoreNotFound
+from m3_core.errors import (
+    DimensionMismatch,
+    InputError,
+    SchemaMismatch,
+    StoreError,
+    StoreNotFound,
+    Unsupported,
+)
 from m3_core.filters import Filter, Where
 from m3_core.scoring import channel_scores
 from m3_core.store import Capabilities, ClosingMixin, Fields, Page, Problem, Schema
@@ -25,6 +32,7 @@ from m3_integrations.elasticsearch import convert
 from m3_integrations.elasticsearch.bulk import delete_item, index_item, update_item
 from m3_integrations.elasticsearch.connection import Connection, Refresh
 from m3_integrations.elasticsearch.creation import Metadata, problems
+from m3_integrations.elasticsearch.extending import Extending
 from m3_integrations.elasticsearch.layout import ANY_VOCABULARY, Layout, Names, read_layout
 from m3_integrations.elasticsearch.mapped import check_types
 from m3_integrations.elasticsearch.opening import Location, Opening, make_index, without
@@ -35,7 +43,7 @@ from m3_integrations.elasticsearch.searching import Searcher
 _CANDIDATES = 200
 
 
-class ElasticsearchStore(ClosingMixin):
+class ElasticsearchStore(Extending, ClosingMixin):
     """An index: ``elasticsearch://host:9200/pages``, or ``elasticsearch+https://`` for TLS. Made here or by others.
 
     Lexical weights lie in a ``rank_features`` field (features are token ids), dense vectors in a ``dense_vector``;
@@ -52,12 +60,13 @@ class ElasticsearchStore(ClosingMixin):
         fields: Fields | Names | None = None,
         fingerprint: str | None = None,
         candidates: int = _CANDIDATES,
+        partial: bool = False,
     ) -> None:
         """Take over a connection to an index that is there; use `create`, `open` or `from_url`."""
-        layout = read_layout(connection.describe(), fields)
+        layout = read_layout(connection.describe(), fields, partial=partial)
         held = layout.note.fingerprint if layout.note is not None else None
         check_fingerprint(held, fingerprint, connection.place)
-        self._connection, self._layout = connection, layout
+        self._connection, self._layout, self._partial = connection, layout, partial
         self._fingerprint = held or fingerprint
         self._reader = Reader(connection)
         self._searcher = Searcher(connection, candidates)
@@ -70,12 +79,12 @@ class ElasticsearchStore(ClosingMixin):
         ``dense=none`` leaves a channel out). Those that only matter when an index is made are passed over where
         there is one.
         """
+        partial = options.pop("partial", False)
         address, index, given = split_url(url, options)
         with Opening(address, index, given.connecting, given.opening.get("refresh", "read")) as connection:
             if connection.exists():
-                return cls._opened(
-                    connection, schema, fields=given.fields, **without(given.opening, "refresh")
-                )
+                opening = without(given.opening, "refresh")
+                return cls._opened(connection, schema, fields=given.fields, partial=partial, **opening)
             if schema is None:
                 raise StoreNotFound(f"there is no index {connection.place}; make one by ingesting into it")
             names = given.fields
@@ -145,6 +154,7 @@ class ElasticsearchStore(ClosingMixin):
         fingerprint: str | None = None,
         candidates: int = _CANDIDATES,
         refresh: Refresh = "read",
+        partial: bool = False,
         **connecting: Any,
     ) -> Self:
         """Open an index or alias, made here or by others; the other arguments are as in `create`.
@@ -152,7 +162,8 @@ class ElasticsearchStore(ClosingMixin):
         fields: its names, or some of them; by default those it was made with, or the usual ones that are there.
         ``Fields(id=...)`` names a keyword field with the same value as ``_id``, which pages are sorted by; None if
         there is none. ``Fields(metadata="")`` means that the metadata lies beside the text. fingerprint: of the
-        model whose vectors it holds; believed if the index says nothing.
+        model whose vectors it holds; believed if the index says nothing. partial: vector fields that are named may be
+        missing still, see `m3_core.extending.Extensible`.
 
         Raises:
             StoreNotFound: there is none of that name. StoreUnavailable: the cluster does not answer.
@@ -160,7 +171,12 @@ class ElasticsearchStore(ClosingMixin):
         """
         with Opening(location, index, connecting, refresh) as connection:
             return cls._opened(
-                connection, schema, fields=fields, fingerprint=fingerprint, candidates=candidates
+                connection,
+                schema,
+                fields=fields,
+                fingerprint=fingerprint,
+                candidates=candidates,
+                partial=partial,
             )
 
     @classmethod
@@ -183,7 +199,22 @@ class ElasticsearchStore(ClosingMixin):
         return problems(self._read_layout(), schema, self._fingerprint)
 
     def _read_layout(self) -> Layout:
-        return read_layout(self._connection.describe(), self._layout.fields)
+        return read_layout(self._connection.describe(), self._layout.fields, partial=self._partial)
+
+    def twin(self, url: str, schema: Schema) -> Self:
+        """Open the index at the URL, made after this one if it is not there; see `m3_core.extending.Extensible`.
+
+        On the same cluster this store's client is used, which is the caller's or has the credentials that were given.
+        """
+        if not url.startswith("elasticsearch"):
+            raise Unsupported(f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {url!r}")
+        address, index, given = split_url(url, {})
+        same = url.partition("?")[0].rpartition("/")[0] == self.place.rpartition("/")[0]
+        location = self._connection.client if same else address
+        with Opening(location, index, given.connecting, given.opening.get("refresh", "read")) as connection:
+            if not connection.exists():
+                self.make_alike(connection)
+            return self._opened(connection, None, fields=self._layout.fields, partial=True)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -358,7 +389,7 @@ class ElasticsearchStore(ClosingMixin):
                         f"the metadata field {clash[0]!r} of document {document.id!r} has the name of another field of "
                         f"{self._connection.place}; give it another name"
                     )
-        if layout.note is not None and layout.terms is None:
+        if layout.note is not None and layout.note.ours and layout.terms is None:
             self._layout = layout = self._read_layout()
             check_types(documents, layout.mapping, layout.prefix)
 
