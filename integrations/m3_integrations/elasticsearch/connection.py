@@ -10,7 +10,7 @@ import elasticsearch as es
 from m3_core.errors import M3Error, StoreError, StoreNotFound, StoreUnavailable
 from m3_core.retrying import retrying
 from m3_integrations.elasticsearch.bulk import Item, batches, failure, read_items
-from m3_integrations.elasticsearch.errors import cause, named_errors, refusal
+from m3_integrations.elasticsearch.errors import cause, named_errors, refusal, stranger
 from m3_integrations.elasticsearch.options import place_of
 
 T = TypeVar("T")
@@ -76,8 +76,15 @@ class Connection:
         return self._retrying(once)
 
     def exists(self) -> bool:
-        """Whether there is such an index or alias."""
-        return bool(self.call(lambda: self.client.indices.exists(index=self.index)))
+        """Whether there is such an index or alias.
+
+        Raises:
+            StoreError: the answer is no, but not Elasticsearch's.
+        """
+        answer = self.call(lambda: self.client.indices.exists(index=self.index))
+        if not answer and "x-elastic-product" not in answer.meta.headers:  # the client looks only at a yes
+            raise stranger(self.place)
+        return bool(answer)
 
     def describe(self) -> Mapping[str, Any]:
         """Mappings and settings of the index, or of those behind an alias, by name.

@@ -24,14 +24,17 @@ def named_errors(place: str) -> Iterator[None]:
     """Our errors instead of the client's."""
     try:
         yield
+    except es.UnsupportedProductError as error:
+        raise stranger(place) from error
     except es.ApiError as error:
         raise _api_error(error, place) from error
-    except es.UnsupportedProductError as error:
-        raise StoreError(
-            f"{place}: the server does not say that it is Elasticsearch; is the address right?"
-        ) from error
     except es.TransportError as error:
         raise _transport_error(error, place) from error
+
+
+def stranger(place: str) -> StoreError:
+    """The error for an answer without the header that Elasticsearch gives every answer since 7.14."""
+    return StoreError(f"{place}: the server does not say that it is Elasticsearch; is this its address?")
 
 
 def _transport_error(error: es.TransportError, place: str) -> StoreError:
@@ -46,14 +49,14 @@ def _transport_error(error: es.TransportError, place: str) -> StoreError:
         )
     what = "does not answer in time" if isinstance(error, es.ConnectionTimeout) else "does not answer"
     return StoreUnavailable(
-        f"{place}: the server {what} ({error.message}); is it running, and is it right to speak TLS with it "
-        "(elasticsearch+https://) or not (elasticsearch://)?"
+        f"{place}: the server {what} ({error.message}); is it running, is this its address, and is it right to "
+        "speak TLS with it (elasticsearch+https://) or not (elasticsearch://)?"
     )
 
 
 def _api_error(error: es.ApiError, place: str) -> StoreError:
     kind, reason = cause(error.body)
-    refused = refusal(error.status_code, kind, reason or str(error.message), place)
+    refused = refusal(error.status_code, kind, reason, place)
     if isinstance(refused, StoreUnavailable):
         refused.retry_after = seconds_asked(error.meta.headers.get("retry-after"))
     return refused

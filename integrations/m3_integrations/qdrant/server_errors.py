@@ -16,6 +16,7 @@ from m3_integrations.qdrant.engine import RequestTooLarge
 
 T = TypeVar("T")
 _KEY_REFUSED = "the server refuses the API key; give api_key=... or set QDRANT_API_KEY"
+_STRANGER = "is this the address of a Qdrant server?"
 _BUSY = {408, 425, 429}
 _TOO_LARGE = "larger than allowed"
 """In what the server says, with the status 400, of a request above its ``max_request_size_mb``."""
@@ -64,15 +65,15 @@ def named_errors(place: str) -> Iterator[None]:
         ) from error
     except ResponseHandlingException as error:
         if not isinstance(error.source, httpx.TransportError):
-            raise StoreError(f"{place}: the answer cannot be read: {error.source}") from error
+            raise StoreError(f"{place}: the answer cannot be read; {_STRANGER} ({error.source})") from error
         raise StoreUnavailable(
-            f"{place}: the server does not answer ({_cause(error.source)}); is it running, and is it right to "
-            "speak TLS with it (https=true) or not (https=false)?"
+            f"{place}: the server does not answer ({_cause(error.source)}); is it running, is this its "
+            "address, and is it right to speak TLS with it (https=true) or not (https=false)?"
         ) from error
     except grpc.RpcError as error:
         raise _grpc_error(error, place) from error
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{place}: the answer cannot be read; is this a Qdrant server? ({error})") from error
+    except (json.JSONDecodeError, AssertionError) as error:  # the client asserts that an answer has a result
+        raise StoreError(f"{place}: the answer cannot be read; {_STRANGER} ({error})") from error
     except (ValueError, KeyError) as error:  # what the stand-in in memory raises
         raise StoreError(f"{place}: {error}") from error
 
@@ -82,16 +83,16 @@ def _cause(error: BaseException) -> str:
 
 
 def _http_error(error: UnexpectedResponse, place: str) -> StoreError:
-    code = error.status_code or 0
+    code, known = error.status_code or 0, True
     try:
         message = str(error.structured()["status"]["error"])
     except (ValueError, KeyError, TypeError):  # an answer that is not Qdrant's: a proxy's
-        message = error.content[:200].decode(errors="replace")
+        message, known = error.content[:200].decode(errors="replace"), False
     said = f"{place}: {code} {error.reason_phrase}: {message}"
     if code in (401, 403):
         return StoreError(f"{said}; {_KEY_REFUSED}")
     if code == 404:
-        return StoreNotFound(said)
+        return StoreNotFound(said) if known else StoreError(f"{said}; {_STRANGER}")
     if code == 413 or (code == 400 and _TOO_LARGE in message):
         return RequestTooLarge(said)
     if code in _BUSY or code >= 500:
