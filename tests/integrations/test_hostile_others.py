@@ -20,7 +20,8 @@ from m3_core.types import Document, Json, Representation
 from m3_integrations.elasticsearch import ElasticsearchStore
 from m3_integrations.elasticsearch.mapped import KEYWORD_LIMIT
 from m3_integrations.milvus import MilvusStore
-from m3_integrations.milvus.connection import Connection, parse_url, pymilvus
+from m3_integrations.milvus.address import parse_url, pymilvus
+from m3_integrations.milvus.connection import Connection
 from m3_integrations.qdrant import QdrantStore
 
 DENSE, SPARSE = Representation.DENSE, Representation.SPARSE

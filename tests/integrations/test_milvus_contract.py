@@ -15,7 +15,8 @@ from m3_core.testing.injecting import InjectionContract
 from m3_core.testing.store_contract import StoreContract
 from m3_core.types import Representation
 from m3_integrations.milvus import MilvusStore
-from m3_integrations.milvus.connection import Connection, parse_url
+from m3_integrations.milvus.address import parse_url
+from m3_integrations.milvus.connection import Connection
 
 SERVER = os.environ.get("M3_TEST_MILVUS_URL")
 PREFIX = f"m3_contract_{os.getpid()}_"

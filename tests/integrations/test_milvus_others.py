@@ -19,7 +19,8 @@ from m3_core.testing import corpus
 from m3_core.testing.base import scan_ids
 from m3_core.types import Document, M3Vectors, Representation
 from m3_integrations.milvus import MilvusStore
-from m3_integrations.milvus.connection import Connection, parse_url, pymilvus
+from m3_integrations.milvus.address import parse_url, pymilvus
+from m3_integrations.milvus.connection import Connection
 
 DENSE, SPARSE = Representation.DENSE, Representation.SPARSE
 SCHEMA = Schema(dense=8, sparse=500, fingerprint="theirs")

@@ -18,7 +18,7 @@ from m3_core.testing import corpus
 from m3_core.testing.base import assert_same_document, scan_ids
 from m3_core.types import Document, M3Vectors, Representation
 from m3_integrations.milvus import MilvusStore, connection, convert, table
-from m3_integrations.milvus.connection import parse_url
+from m3_integrations.milvus.address import parse_url
 from m3_integrations.milvus.layout import PROPERTY
 
 DENSE, SPARSE = Representation.DENSE, Representation.SPARSE
@@ -305,7 +305,9 @@ class TestErrors:
     ) -> None:
         address, _ = parse_url("milvus://user:s3cret@host/pages", {})
         monkeypatch.setattr(store._connection, "address", address)
-        assert "s3cret" not in str(store._connection._error(1100, "auth failed for user:s3cret, s3cret"))
+        with pytest.raises(StoreError, match="auth failed") as caught, store._connection.calling():
+            raise pymilvus.MilvusException(1100, "auth failed for user:s3cret, s3cret")
+        assert "s3cret" not in str(caught.value)
         monkeypatch.undo()
 
     def test_versions_of_milvus_lite_that_are_not_exact_are_refused(

@@ -1,116 +1,20 @@
-"""Where a Milvus collection is, and the connection to it: a server, or Milvus Lite in this process."""
+"""The connection to a Milvus collection: on a server, or in Milvus Lite in this process."""
 
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-from m3_core.errors import InputError, StoreError, StoreLocked, StoreNotFound, StoreUnavailable
+from m3_core.errors import StoreError, StoreLocked, StoreNotFound
 from m3_core.extras import require
-
-pymilvus = require("pymilvus", extra="milvus")
-_grpc = require("grpc", extra="milvus")
-
-_COLLECTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-_DEFAULT_COLLECTION = "documents"
-_FORMS = (
-    "milvus://host:19530/collection for a server; for Milvus Lite milvus+file://folder/name, which is the "
-    f"collection {_DEFAULT_COLLECTION!r} in folder/name.db, or milvus+file://folder/name.db/collection"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a collection is. path: the folder of Milvus Lite, None for a server."""
-
-    collection: str
-    identity: str
-    path: Path | None = None
-    uri: str = ""
-    database: str = ""
-    token: str = field(default="", repr=False)
-    timeout: float = 60.0
-
-
-def parse_url(url: str, options: Mapping[str, Any]) -> tuple[Address, dict[str, Any]]:
-    """The address a URL and options name, and the options that are not about the connection.
-
-    Options are taken from the URL's query too: ``token`` (or ``user`` and ``password``), ``database``,
-    ``secure`` (TLS), ``timeout`` in seconds. Credentials may also stand before the host.
-
-    Raises:
-        InputError: not one of the forms.
-    """
-    scheme, separator, rest = url.partition("://")
-    place, _, query = rest.partition("?")
-    given = {**dict(parse_qsl(query, keep_blank_values=True)), **options}
-    timeout = _seconds(given.pop("timeout", 60.0))
-    if scheme == "milvus+file" and separator:
-        path, collection = _lite_place(unquote(place))
-        identity = f"milvus+file://{path}/{collection}"
-        return Address(collection, identity, path, timeout=timeout), given
-    if scheme != "milvus" or not separator:
-        raise InputError(f"{scheme}:// is not a Milvus URL; there are {_FORMS}")
-    return _server(place, given, timeout), given
-
-
-def _seconds(value: Any) -> float:
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"timeout is a number of seconds above 0, not {value!r}")
-    return seconds
-
-
-def _lite_place(place: str) -> tuple[Path, str]:
-    path = Path(place)
-    if not path.name:
-        raise InputError(f"the URL names no folder; there are {_FORMS}")
-    if path.suffix == ".db":
-        return path.resolve(), _DEFAULT_COLLECTION
-    if path.parent.suffix == ".db":
-        return path.parent.resolve(), _checked(path.name)
-    return path.with_name(path.name + ".db").resolve(), _DEFAULT_COLLECTION
-
-
-def _server(place: str, given: dict[str, Any], timeout: float) -> Address:
-    try:
-        parts = urlsplit(f"milvus://{place}")
-        port = parts.port or 19530
-    except ValueError:
-        parts, port = urlsplit(""), 0
-    collection = unquote(parts.path.strip("/"))
-    if not parts.hostname or not collection:
-        raise InputError(f"the URL names no host and collection; there are {_FORMS}")
-    user, password = given.pop("user", parts.username or ""), given.pop("password", parts.password or "")
-    token = given.pop("token", "") or ":".join(unquote(part) for part in (user, password) if part)
-    database = str(given.pop("database", ""))
-    secure = str(given.pop("secure", "")).lower() in ("true", "1", "yes")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    identity = f"milvus://{host}:{port}/{_checked(collection)}" + (
-        f"?database={database}" if database else ""
-    )
-    uri = f"{'https' if secure else 'http'}://{host}:{port}"
-    return Address(collection, identity, None, uri, database, str(token), timeout)
-
-
-def _checked(collection: str) -> str:
-    if not _COLLECTION.fullmatch(collection):
-        raise InputError(
-            f"{collection!r} cannot be the name of a Milvus collection: letters, digits and '_', at most 255, "
-            "and no digit first"
-        )
-    return collection
+from m3_integrations.milvus.address import Address, pymilvus
+from m3_integrations.milvus.errors import named_errors
 
 
 class Connection:
@@ -125,54 +29,43 @@ class Connection:
             StoreUnavailable: the server does not answer.
         """
         self.address = address
-        self._lock: AbstractContextManager[Any] = nullcontext() if address.path is None else RLock()
+        self.lite = address.path is not None
+        self._lock: AbstractContextManager[Any] = RLock() if self.lite else nullcontext()
         uri = address.uri if address.path is None else _hold(address.path, address.collection, create=create)
         try:
             with self.calling():
-                self.client = pymilvus.MilvusClient(
+                self.client = address.client or pymilvus.MilvusClient(
                     uri=uri,
                     token=address.token,
                     db_name=address.database,
                     timeout=address.timeout,
                     dedicated=True,  # a shared connection would outlive the client, and Milvus Lite
                     grpc_options=_LOCAL if self.lite else {},
+                    **address.tls,
                 )
+                # A client of the caller's may be one of Milvus Lite too.
+                if address.client is not None and "milvus_lite" in self.client.get_server_version():
+                    self.lite, self._lock = True, RLock()
         except BaseException:
             self._release()
             raise
 
-    @property
-    def lite(self) -> bool:
-        return self.address.path is not None
-
     @contextmanager
     def calling(self) -> Iterator[None]:
         """Around every use of the client: one thread at a time where needed, and errors of our own."""
-        with self._lock, _quietly():
-            try:
-                yield
-            except pymilvus.MilvusException as error:
-                raise self._error(error.code, str(error.message)) from error
-            except _grpc.RpcError as error:
-                code = error.code() if isinstance(error, _grpc.Call) else None
-                raise self._error(
-                    code, str(error.details() if isinstance(error, _grpc.Call) else error)
-                ) from error
+        with self._lock, _quietly(), named_errors(self.address.identity, self._secrets):
+            yield
 
-    def _error(self, code: Any, message: str) -> StoreError:
-        if self.address.token:
-            for secret in {self.address.token, *self.address.token.split(":")[1:]}:
-                message = message.replace(secret, "***")
-        where = self.address.identity
-        name = getattr(code, "name", "")
-        if name in ("UNAVAILABLE", "DEADLINE_EXCEEDED") or code in _BUSY or "not ready" in message:
-            return StoreUnavailable(f"{where} does not answer: {message}")
-        return StoreError(f"Milvus refused a request to {where}: {message}")
+    @property
+    def _secrets(self) -> set[str]:
+        token = self.address.token
+        return {token, *token.split(":")[1:]} - {""}
 
     def close(self) -> None:
-        """Close the client; Milvus Lite lets go of its folder."""
+        """Close the client, unless it is the caller's; Milvus Lite lets go of its folder."""
         with self._lock, _quietly():
-            self.client.close()
+            if self.address.client is None:
+                self.client.close()
             self._release()
 
     def _release(self) -> None:
@@ -181,8 +74,6 @@ class Connection:
 
 
 _LOCAL = {"grpc.enable_http_proxy": 0}
-_BUSY = frozenset({2, 8, 9})
-"""Milvus's own codes for a server that is not there, a rate limit, and a quota."""
 
 # What pymilvus has to say about a failed call is in the error that we raise; it would print it, with a
 # traceback, besides. Other users of pymilvus in this process keep their messages.

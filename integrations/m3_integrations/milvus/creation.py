@@ -8,7 +8,8 @@ from typing import Any, Literal
 from m3_core.errors import InputError, Unsupported
 from m3_core.store import Fields, Schema
 from m3_core.types import MAX_ID_BYTES, Representation
-from m3_integrations.milvus.connection import Connection, parse_url, pymilvus
+from m3_integrations.milvus.address import Location, parse_url, pymilvus
+from m3_integrations.milvus.connection import Connection
 from m3_integrations.milvus.convert import TEXT_BYTES
 from m3_integrations.milvus.documents import ARRAY_CAPACITY
 from m3_integrations.milvus.filters import TERM_LENGTH
@@ -17,10 +18,10 @@ from m3_integrations.milvus.layout import BOUNDS, KEY, PROPERTY, REST, TERMS, La
 
 @contextmanager
 def connecting(
-    url: str, options: Mapping[str, Any], *, create: bool, allowed: Collection[str] = ()
+    location: Location, options: Mapping[str, Any], *, create: bool, allowed: Collection[str] = ()
 ) -> Iterator[tuple[Connection, dict[str, Any]]]:
     """A connection, closed again if what follows fails, and the options that are not about it."""
-    address, given = parse_url(url, options)
+    address, given = parse_url(location, options)
     unknown = sorted(set(given) - set(allowed))
     if unknown:
         raise InputError(f"a Milvus store has no option {', '.join(map(repr, unknown))} here")

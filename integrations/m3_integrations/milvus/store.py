@@ -25,6 +25,7 @@ from m3_core.errors import (
 from m3_core.filters import Filter, Where
 from m3_core.store import Capabilities, ClosingMixin, Fields, Page, Problem, Schema
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
+from m3_integrations.milvus.address import Location
 from m3_integrations.milvus.columns import ColumnDialect
 from m3_integrations.milvus.connection import Connection
 from m3_integrations.milvus.convert import (
@@ -50,7 +51,8 @@ class MilvusStore(ClosingMixin):
     URLs: ``milvus://host:19530/collection``; ``milvus+file://folder/name`` for the collection
     ``documents`` in the Milvus Lite folder ``folder/name.db``, and ``milvus+file://folder/name.db/collection``
     for a collection of another name. Options of the connection, as keywords or in the URL's query:
-    ``token`` or ``user`` and ``password``, ``database``, ``secure`` (TLS) and ``timeout`` (seconds, 60).
+    ``token`` or ``user`` and ``password`` (or the environment's MILVUS_TOKEN), ``database``, ``timeout`` (seconds, 60);
+    for TLS ``secure``, ``ca_certs`` (a file of those to trust), and with it ``client_cert`` and ``client_key``.
     """
 
     holds = frozenset({Representation.DENSE, Representation.SPARSE})
@@ -78,7 +80,7 @@ class MilvusStore(ClosingMixin):
     @classmethod
     def create(
         cls,
-        url: str,
+        location: Location,
         *,
         schema: Schema,
         fields: Fields | None = None,
@@ -90,6 +92,7 @@ class MilvusStore(ClosingMixin):
     ) -> Self:
         """Make an empty collection for a model, and open it.
 
+        location: a URL, or a `MilvusClient` of your own, which stays open, with ``collection=`` beside it.
         fields: the names of its fields. index, index_params: of the dense field; FLAT is exact, ``HNSW``
         and others are faster on large collections of a server. filter_terms: how what filters ask for is
         kept; None takes what the engine is fastest at. search_params: go with every dense search, like
@@ -99,7 +102,7 @@ class MilvusStore(ClosingMixin):
             StoreError: there is such a collection already.
             Unsupported: the schema has neither dense nor sparse vectors, or Lite is asked for another index.
         """
-        with connecting(url, options, create=True) as (connection, _):
+        with connecting(location, options, create=True) as (connection, _):
             if exists(connection):
                 raise StoreError(f"there is a collection {connection.address.identity} already; open it")
             return cls._make(
@@ -115,14 +118,14 @@ class MilvusStore(ClosingMixin):
     @classmethod
     def open(
         cls,
-        url: str,
+        location: Location,
         *,
         fields: Fields | None = None,
         fingerprint: str | None = None,
         search_params: Mapping[str, Any] | str | None = None,
         **options: Any,
     ) -> Self:
-        """Open a collection, also one that was made by others.
+        """Open a collection, also one that was made by others; location is as in `create`.
 
         fields: the names of its fields; None for those `create` was given. In other people's collections the
         primary key is the id (``Fields(id=None)``), and ``Fields(metadata="")`` means that the metadata
@@ -134,7 +137,7 @@ class MilvusStore(ClosingMixin):
             SchemaMismatch: a field for id, text or metadata is missing.
             FingerprintMismatch: it holds another model's vectors.
         """
-        with connecting(url, options, create=False) as (connection, _):
+        with connecting(location, options, create=False) as (connection, _):
             if not exists(connection):
                 raise StoreNotFound(f"there is no collection {connection.address.identity}")
             return cls(connection, fields, fingerprint, search_params)
