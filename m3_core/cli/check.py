@@ -25,6 +25,7 @@ _EXTRAS = {
     "langchain": ("langchain-core",),
     "llama-index": ("llama-index-core",),
     "train": ("bm25s", "pyyaml"),
+    "notebooks": ("ipykernel", "nbclient", "matplotlib", "pandas"),
 }
 
 

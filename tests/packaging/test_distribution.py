@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = {"qdrant", "milvus", "elasticsearch", "langchain", "llama-index", "train", "all", "dev"}
+EXTRAS = {
+    *("qdrant", "milvus", "elasticsearch", "langchain", "llama-index"),
+    *("train", "notebooks", "all", "dev"),
+}
 
 
 def test_extras_are_those_of_the_readme() -> None:
