@@ -12,6 +12,15 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
 
 
+def one_line(text: str) -> str:
+    """The text for people as one line, however many it has.
+
+    >>> one_line("refused:\\n  no such\\tkey\\x07")
+    'refused: no such key�'
+    """
+    return printable(" ".join(text.split()))
+
+
 def without_secrets(url: str) -> str:
     """The URL without user, password and options, any of which may be secret.
 

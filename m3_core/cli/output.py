@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from m3_core.errors import InputError
-from m3_core.text import printable
+from m3_core.text import one_line, printable
 
 if TYPE_CHECKING:
     from m3_core.encoder import M3Encoder
@@ -54,7 +54,7 @@ class FusionName(StrEnum):
 
 def error_line(message: str) -> None:
     """One line on standard error, exactly as it is (no markup is read in it)."""
-    console.print(f"m3: {printable(' '.join(message.split()))}", style="red", markup=False, highlight=False)
+    console.print(f"m3: {one_line(message)}", style="red", markup=False, highlight=False)
 
 
 def print_json(value: Any) -> None:
