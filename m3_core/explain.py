@@ -100,7 +100,9 @@ class Explanation:
         from rich.console import Console
 
         out = StringIO()
-        Console(file=out, width=100, no_color=True).print(self)
+        # What the environment wants of a terminal (FORCE_COLOR, a notebook) is not for a string.
+        console = Console(file=out, width=100, no_color=True, force_terminal=False, force_jupyter=False)
+        console.print(self)
         return out.getvalue()
 
     def to_html(self) -> str:

@@ -133,7 +133,9 @@ def test_html_of_an_explanation_with_nothing_to_show() -> None:
     assert "0.0000" in html
 
 
-def test_a_terminal_shows_the_matches_in_bold_and_no_control_characters() -> None:
+def test_a_terminal_shows_the_matches_in_bold_and_no_control_characters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     explanation = made("see \x1b[2J Berlin [red]here[/red]", [(9, 15)], "\x1b]0;x\x07")
     console = Console(force_terminal=True, color_system="standard", width=80, record=True)
     with console.capture() as capture:
@@ -143,6 +145,7 @@ def test_a_terminal_shows_the_matches_in_bold_and_no_control_characters() -> Non
     assert "\x1b[2J" not in shown
     assert "\x1b]0;" not in shown
     assert "[red]here[/red]" in shown
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in the kernel of a notebook
     plain = str(explanation)
     assert "\x1b" not in plain
     for part in ("score 1.2500", "dense 0.5000", "Berlin", "lexical matches", "0.1250", "MaxSim", "0.7500"):
