@@ -27,8 +27,10 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from m3_core.explain import Explanation
+    from m3_core.extending import Extensible, open_partial
     from m3_core.filters import Filter
     from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum
+    from m3_core.ingestion.backfill import BackfillPlan, backfill, plan_backfill
     from m3_core.ingestion.copy import copy_store
     from m3_core.ingestion.run import ingest
     from m3_core.ingestion.sources import Rejected, read_source
@@ -64,6 +66,8 @@ _HOMES = {
     ),
     "filters": ("Filter",),
     "fusion": ("Fusion", "ReciprocalRank", "WeightedSum"),
+    "extending": ("Extensible", "open_partial"),
+    "ingestion.backfill": ("BackfillPlan", "backfill", "plan_backfill"),
     "ingestion.copy": ("copy_store",),
     "ingestion.run": ("ingest",),
     "ingestion.sources": ("Rejected", "read_source"),
@@ -88,10 +92,12 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "AsyncRetriever",
     "AsyncStore",
+    "BackfillPlan",
     "Capabilities",
     "DimensionMismatch",
     "Document",
     "Explanation",
+    "Extensible",
     "Fields",
     "Filter",
     "FilterError",
@@ -131,9 +137,12 @@ __all__ = [
     "UnionStore",
     "Unsupported",
     "WeightedSum",
+    "backfill",
     "copy_store",
     "ingest",
+    "open_partial",
     "open_store",
+    "plan_backfill",
     "read_source",
 ]
 

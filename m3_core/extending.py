@@ -1,6 +1,6 @@
 """Stores that can be given vectors of a model afterwards: what `m3_core.backfill` and ``m3 check`` need beside `Store`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 from m3_core.store import Fields, Schema, Store, open_store, stores_by_scheme
@@ -22,6 +22,22 @@ class Extensible(Store, Protocol):
     @property
     def named(self) -> Fields:
         """The names in use, those of fields to come included."""
+
+    @property
+    def contents(self) -> str:
+        """What the collection has, in words: vectors, and fields where they are declared."""
+
+    @property
+    def taken(self) -> Collection[str]:
+        """The names that a new vector field cannot have."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether `extend` can add fields, as far as that can be known before."""
+
+    @property
+    def possible(self) -> frozenset[Representation]:
+        """The channels that the engine can hold."""
 
     def lacking(self, schema: Schema) -> Mapping[Representation, str]:
         """The fields, by channel, that are named and wanted by the schema but not there yet."""

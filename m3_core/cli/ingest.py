@@ -166,11 +166,11 @@ def ingest(
             console.print("merging what was written, for faster searches", highlight=False)
             optimize()
     except (IngestStopped, IngestInterrupted) as stopped:
-        _report(stopped.summary, path, reject_path, as_json, stopped=str(stopped))
+        report(stopped.summary, path, reject_path, as_json, stopped=str(stopped))
         raise
     finally:
         opened.close()
-    _report(summary, path, reject_path, as_json, stopped=None)
+    report(summary, path, reject_path, as_json, stopped=None)
     if summary.deleted < summary.missing or (summary.read and summary.rejected == summary.read):
         raise typer.Exit(1)
 
@@ -185,7 +185,8 @@ def _ask(source: str, gone: int, known: int) -> bool:
     )
 
 
-def _report(summary: Any, journal: Path, rejects: Path, as_json: bool, *, stopped: str | None) -> None:
+def report(summary: Any, journal: Path, rejects: Path, as_json: bool, *, stopped: str | None) -> None:
+    """Say how far a run came: `m3 ingest` and `m3 backfill`."""
     if as_json:
         files = {"journal": str(journal), "rejects": str(rejects) if summary.rejected else None}
         print_json({**asdict(summary), **files, "stopped": stopped})
@@ -193,6 +194,7 @@ def _report(summary: Any, journal: Path, rejects: Path, as_json: bool, *, stoppe
     counts = {
         "changed": summary.changed,
         "unchanged": summary.skipped,
+        "without text": summary.without_text,
         "duplicates": summary.duplicates,
         "rejected": summary.rejected,
         "deleted": summary.deleted,

@@ -15,10 +15,12 @@ PUBLIC = [
     *(
         "AsyncRetriever",
         "AsyncStore",
+        "BackfillPlan",
         "Capabilities",
         "DimensionMismatch",
         "Document",
         "Explanation",
+        "Extensible",
         "Fields",
     ),
     *(
@@ -52,9 +54,12 @@ PUBLIC = [
         "UnionStore",
         "Unsupported",
         "WeightedSum",
+        "backfill",
         "copy_store",
         "ingest",
+        "open_partial",
         "open_store",
+        "plan_backfill",
         "read_source",
     ),
 ]

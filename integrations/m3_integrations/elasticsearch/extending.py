@@ -56,6 +56,21 @@ class Extending:
         """The fields of the index, for people."""
         return self._layout.listed
 
+    @property
+    def taken(self) -> frozenset[str]:
+        """The names that a new field cannot have."""
+        return frozenset(self._layout.mapping)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether fields can be added: always, as far as the mapping and the modules of the cluster allow."""
+        return True
+
+    @property
+    def possible(self) -> frozenset[Representation]:
+        """The channels that the engine can hold; `rank_vectors` need a licence."""
+        return frozenset({Representation.DENSE, Representation.SPARSE})
+
     def lacking(self, schema: Schema) -> Mapping[Representation, str]:
         """The fields, by channel, that are named and wanted by the schema but not in the mapping yet."""
         layout = self._layout

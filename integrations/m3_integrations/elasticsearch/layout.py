@@ -197,7 +197,7 @@ def read_layout(answer: Mapping[str, Any], wanted: Fields | Names | None, *, par
     if isinstance(wanted, Fields):
         fields = wanted
     elif wanted is not None:
-        if partial and wanted.keys() & {kind.value for kind in Representation}:
+        if partial and any(wanted.get(kind.value) for kind in Representation):
             fields = replace(fields, dense=None, sparse=None, multi=None)
         fields = replace(fields, **wanted)  # type: ignore[arg-type]
     _check_names(name, mapping, fields, partial=partial)

@@ -1,12 +1,11 @@
 """What backfilling needs of a collection of either engine beside the store: fields added, documents copied as they are."""
 
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from m3_core.errors import InputError
 from m3_core.store import Fields, Problem, Schema
-from m3_core.types import M3Vectors, Representation
+from m3_core.types import ALL_REPRESENTATIONS, M3Vectors, Representation
 from m3_integrations.qdrant import convert
 from m3_integrations.qdrant.engine import Engine, Found, Point
 from m3_integrations.qdrant.layout import Layout, findings, raise_first
@@ -34,6 +33,26 @@ class Extending:
         """The URL that opens the collection, without options."""
         return self._place
 
+    @property
+    def contents(self) -> str:
+        """The vectors of the collection, for people."""
+        return str(self._layout)
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """The names that a new vector cannot have."""
+        return frozenset({*self._layout.vectors, *self._layout.sparse})
+
+    @property
+    def in_place(self) -> bool:
+        """Whether fields can be added; only servers older than 1.18 refuse, when they are asked."""
+        return True
+
+    @property
+    def possible(self) -> frozenset[Representation]:
+        """The channels that the engine can hold: all three."""
+        return ALL_REPRESENTATIONS
+
     def lacking(self, schema: Schema) -> Mapping[Representation, str]:
         """The vectors, by channel, that are named and wanted by the schema but not there yet."""
         named = {kind: self.named.name_of(kind) for kind in Representation if kind in schema.representations}
@@ -51,7 +70,7 @@ class Extending:
             sizes = {Representation.DENSE: schema.dense, Representation.MULTI: schema.multi}
             for kind, name in self.lacking(schema).items():
                 self._engine.add_vector(kind, name, sizes.get(kind) or 0)
-            note = self._layout.extended(self.named, schema, str(uuid.uuid4()))
+            note = self._layout.extended(self.named, schema)
             if note != self._layout.note:
                 self._engine.write_note(note)
             self._use(self._engine.layout())

@@ -41,9 +41,10 @@ class SparseInfo:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a collection says about itself in its own metadata; nothing, if this library did not make it.
+    """What a collection says about itself in its own metadata; nothing, if this library did not make or extend it.
 
-    id: made when the collection is made, so that one that was deleted and made again is another one.
+    id: made when the collection is made, so that one that was deleted and made again is another one. None if others
+    made it.
     """
 
     id: str | None = None
@@ -106,7 +107,7 @@ class Layout:
         usual = self._usual() if ours else replace(self._usual(), id=None, metadata="")
         found = self.note.fields or usual
         names = wanted or {}
-        if _CHANNELS & names.keys():
+        if any(names.get(channel) for channel in _CHANNELS):
             found = replace(found, dense=None, sparse=None, multi=None)
         return replace(found, **names)  # type: ignore[arg-type]
 
@@ -116,12 +117,12 @@ class Layout:
         missing = {kind.value: None for kind in Representation if names.name_of(kind) not in there}
         return replace(names, **missing)  # type: ignore[arg-type]
 
-    def extended(self, named: Fields, schema: Schema, new_id: str) -> Note:
+    def extended(self, named: Fields, schema: Schema) -> Note:
         """The note of the collection once it holds the named channels for the model, beside those it had."""
         before = self.note.fields or Fields(dense=None, sparse=None, multi=None)
         kept = {kind.value: named.name_of(kind) or before.name_of(kind) for kind in Representation}
         return Note(
-            self.note.id or new_id,
+            self.note.id,
             schema.fingerprint,
             self.note.vocabulary if schema.sparse is None else schema.sparse,
             replace(named, **kept),  # type: ignore[arg-type]
