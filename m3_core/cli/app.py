@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from m3_core.cli.backfill import backfill
 from m3_core.cli.check import check
 from m3_core.cli.copy import copy
 from m3_core.cli.encode import encode
@@ -65,7 +66,7 @@ def settings(
     show_notes(everything=debug)
 
 
-for command in (encode, ingest, search, check, copy):
+for command in (encode, ingest, search, check, copy, backfill):
     app.command()(command)
 
 
