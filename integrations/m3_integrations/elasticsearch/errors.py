@@ -10,6 +10,7 @@ import elasticsearch as es
 
 from m3_core.errors import StoreError, StoreNotFound, StoreUnavailable
 from m3_core.retrying import seconds_asked
+from m3_integrations._certificates import distrusted
 
 _BUSY = {408, 425, 429}
 _BLOCK = re.compile(r"/(\d+)/")
@@ -43,9 +44,8 @@ def _transport_error(error: es.TransportError, place: str) -> StoreError:
             f"{place}: the answer cannot be read; is this an Elasticsearch server? ({error.message})"
         )
     if isinstance(error, es.SSLError):
-        return StoreUnavailable(
-            f"{place}: no TLS connection ({error.message}); does the server speak TLS (elasticsearch+https://), and is "
-            "its certificate signed by ca_certs=...?"
+        return distrusted(place, error.message) or StoreUnavailable(
+            f"{place}: no TLS connection ({error.message}); does the server speak TLS (elasticsearch+https://)?"
         )
     what = "does not answer in time" if isinstance(error, es.ConnectionTimeout) else "does not answer"
     return StoreUnavailable(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from m3_core.errors import StoreError, StoreUnavailable
 from m3_core.extras import require
+from m3_integrations._certificates import distrusted
 
 pymilvus = require("pymilvus", extra="milvus")
 _grpc = require("grpc", extra="milvus")
@@ -21,7 +22,8 @@ _ADDRESS = (
     "or not?"
 )
 _CREDENTIALS = (
-    "the server refuses the credentials or their rights: give token=..., or user=... and password=..."
+    "the server refuses the credentials or their rights: give token=..., or user=... and password=..., or set "
+    "MILVUS_TOKEN"
 )
 
 
@@ -41,7 +43,9 @@ def _named(error: Exception, place: str, secrets: Collection[str]) -> StoreError
     if code in _REFUSED or code in _DENIED:
         return StoreError(f"{place}: {message}; {_CREDENTIALS}")
     if code == _NO_CONNECTION or code in _UNAVAILABLE:
-        return StoreUnavailable(f"{place} does not answer: {message}; {_ADDRESS}")
+        return distrusted(place, message) or StoreUnavailable(
+            f"{place} does not answer: {message}; {_ADDRESS}"
+        )
     if code in _BUSY or "not ready" in message:
         return StoreUnavailable(f"{place} does not answer: {message}")
     return StoreError(f"Milvus refused a request to {place}: {message}")

@@ -12,6 +12,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from m3_core.errors import StoreError, StoreNotFound, StoreUnavailable
 from m3_core.retrying import retrying, seconds_asked
+from m3_integrations._certificates import distrusted
 from m3_integrations.qdrant.engine import RequestTooLarge
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ def named_errors(place: str) -> Iterator[None]:
     except ResponseHandlingException as error:
         if not isinstance(error.source, httpx.TransportError):
             raise StoreError(f"{place}: the answer cannot be read; {_STRANGER} ({error.source})") from error
-        raise StoreUnavailable(
+        raise distrusted(place, _cause(error.source)) or StoreUnavailable(
             f"{place}: the server does not answer ({_cause(error.source)}); is it running, is this its "
             "address, and is it right to speak TLS with it (https=true) or not (https=false)?"
         ) from error
@@ -107,4 +108,6 @@ def _grpc_error(error: grpc.RpcError, place: str) -> StoreError:
         return StoreError(f"{said}; {_KEY_REFUSED}")
     if code is grpc.StatusCode.NOT_FOUND:
         return StoreNotFound(said)
-    return StoreUnavailable(said) if code in _GRPC_UNAVAILABLE else StoreError(said)
+    if code in _GRPC_UNAVAILABLE:
+        return distrusted(place, said.removeprefix(f"{place}: ")) or StoreUnavailable(said)
+    return StoreError(said)
