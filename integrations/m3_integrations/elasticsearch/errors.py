@@ -45,7 +45,8 @@ def _transport_error(error: es.TransportError, place: str) -> StoreError:
         )
     if isinstance(error, es.SSLError):
         return distrusted(place, error.message) or StoreUnavailable(
-            f"{place}: no TLS connection ({error.message}); does the server speak TLS (elasticsearch+https://)?"
+            f"{place}: no TLS connection ({error.message}); does the server speak TLS (elasticsearch+https://), and is "
+            "its certificate signed by ca_certs=...?"
         )
     what = "does not answer in time" if isinstance(error, es.ConnectionTimeout) else "does not answer"
     return StoreUnavailable(
