@@ -77,6 +77,14 @@ def test_ingest_search_check(pages: Path, texts: tuple[str, ...]) -> None:
     assert "fits the model" in done.stdout
 
 
+def test_a_channel_that_is_left_out_stays_left_out(pages: Path) -> None:
+    store = f"{STORE}?multi=none"
+    assert summary("pages.jsonl", store)["written"] == 12
+    assert summary("pages.jsonl", store)["skipped"] == 12
+    hit = json.loads(m3("search", store, "x", "-k", "1", "--json").stdout)
+    assert hit["scores"].keys() == {"dense", "sparse"}
+
+
 def test_search_for_people_shows_scores_and_matches_in_bold(
     pages: Path, texts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_names() -> None:
     noted = Layout({"d": DENSE}, {"s": SparseInfo()}, Note(fields=own))
     assert noted.fields(None) == own
     assert noted.fields({"text": "t"}) == Fields(dense="d", sparse="s", multi=None, text="t")
+    assert noted.fields({"sparse": None}) == Fields(dense="d", sparse=None, multi=None, text="body")
     assert noted.fields({"dense": "d", "id": None}) == Fields(dense="d", sparse=None, multi=None, id=None)
     assert noted.fields(Fields()) == Fields()
     assert GOOD.fields(None) == Fields()

@@ -103,7 +103,7 @@ def _refused(status: int, error: Any, place: str) -> M3Error:
 
 
 def failure(refused: Mapping[str, M3Error], sent: int, place: str) -> M3Error:
-    """One error for all items that were refused: each with its id and reason, as far as a message can hold them.
+    """One error for all items that were refused: the reasons, each with the ids, as far as a message can hold them.
 
     It is an InputError if a document is at fault, StoreUnavailable if trying again may help with all of them.
     """
@@ -111,10 +111,17 @@ def failure(refused: Mapping[str, M3Error], sent: int, place: str) -> M3Error:
     first = next((error for error in errors if isinstance(error, InputError)), None) or next(
         (error for error in errors if not isinstance(error, StoreUnavailable)), errors[0]
     )
-    shown = "; ".join(f"{name!r}: {error}" for name, error in list(refused.items())[:_SHOWN])
-    more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
-    error = type(first)(
-        f"{place}: {len(refused)} of {sent} documents were refused, the others are written: {shown}{more}"
-    )
+    reasons: dict[str, list[str]] = {}
+    for name, said in refused.items():
+        reasons.setdefault(str(said), []).append(name)
+    shown = "; ".join(f"{_listed(names)}: {reason}" for reason, names in list(reasons.items())[:_SHOWN])
+    more = f"; and {len(reasons) - _SHOWN} more reasons" if len(reasons) > _SHOWN else ""
+    others = ", the others are written" if len(refused) < sent else ""
+    error = type(first)(f"{place}: {len(refused)} of {sent} documents were refused{others}: {shown}{more}")
     error.__cause__ = first
     return error
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more

@@ -34,8 +34,8 @@ def problems(layout: Layout, wanted: Schema, fingerprint: str | None) -> list[Pr
             found.append(
                 Problem(
                     f"{layout.name} has no {kind.value} field",
-                    f"name it with fields=Fields({kind.value}=...), keep this channel in a second index (SplitStore), "
-                    f"or add it: {layout.adding(name, spec)}",
+                    f"name it with fields=Fields({kind.value}=...), leave it out with {kind.value}=none, keep it in a second "
+                    f"index (SplitStore), or add it: {layout.adding(name, spec)}",
                 )
             )
     held = layout.schema

@@ -10,6 +10,7 @@ import elasticsearch as es
 
 from m3_core.errors import InputError
 from m3_core.store import Fields
+from m3_core.types import Representation
 from m3_integrations.elasticsearch.layout import Names
 
 Parser: TypeAlias = Callable[[str], Any]
@@ -108,6 +109,14 @@ def _read(options: Mapping[str, Any]) -> Options:
     return Options(
         options.get("fields") or names or None, group(CONNECTING), group(OPENING), group(CREATING, "settings")
     )
+
+
+def left_out(fields: Fields | Names | None) -> frozenset[Representation]:
+    """The channels that are named None: whoever opens the index goes without them."""
+    if isinstance(fields, Fields):
+        return frozenset(Representation) - fields.representations
+    names = fields or {}
+    return frozenset(kind for kind in Representation if kind.value in names and names.get(kind.value) is None)
 
 
 def make_client(

@@ -27,6 +27,7 @@ from m3_core.errors import (
 from m3_core.filters import Filter, Where
 from m3_core.scoring import channel_scores
 from m3_core.store import Capabilities, ClosingMixin, Fields, Page, Problem, Schema
+from m3_core.text import without_secrets
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
 from m3_integrations.elasticsearch import convert
 from m3_integrations.elasticsearch.bulk import delete_item, index_item, update_item
@@ -36,7 +37,7 @@ from m3_integrations.elasticsearch.extending import Extending
 from m3_integrations.elasticsearch.layout import ANY_VOCABULARY, Layout, Names, read_layout
 from m3_integrations.elasticsearch.mapped import check_types
 from m3_integrations.elasticsearch.opening import Location, Opening, make_index, without
-from m3_integrations.elasticsearch.options import split_url
+from m3_integrations.elasticsearch.options import left_out, split_url
 from m3_integrations.elasticsearch.reading import Found, Reader
 from m3_integrations.elasticsearch.searching import Searcher
 
@@ -185,6 +186,8 @@ class ElasticsearchStore(Extending, ClosingMixin):
     ) -> Self:
         wanted = fingerprint or (schema.fingerprint if schema is not None else None)
         store = cls(connection, fingerprint=wanted, **options)
+        if schema is not None:  # a channel that is left out by its name is not asked for
+            schema = schema.only(schema.representations - left_out(options.get("fields")))
         found = [] if schema is None else problems(store._layout, schema, store._fingerprint)
         if schema is not None and found:
             here, there = store._layout.schema.dense, schema.dense
@@ -207,7 +210,8 @@ class ElasticsearchStore(Extending, ClosingMixin):
         On the same cluster this store's client is used, which is the caller's or has the credentials that were given.
         """
         if not url.startswith("elasticsearch"):
-            raise Unsupported(f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {url!r}")
+            named = without_secrets(url)
+            raise Unsupported(f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {named!r}")
         address, index, given = split_url(url, {})
         same = url.partition("?")[0].rpartition("/")[0] == self.place.rpartition("/")[0]
         location = self._connection.client if same else address

@@ -87,7 +87,7 @@ class Layout:
         if isinstance(wanted, Fields):
             return wanted
         names = wanted or {}
-        if _CHANNELS & names.keys():
+        if any(names.get(kind) is not None for kind in _CHANNELS):
             return replace(Fields(dense=None, sparse=None, multi=None), **names)  # type: ignore[arg-type]
         found = self.note.fields or self._usual()
         if not found.representations:
