@@ -211,7 +211,9 @@ class ElasticsearchStore(Extending, ClosingMixin):
         """
         if not url.startswith("elasticsearch"):
             named = without_secrets(url)
-            raise Unsupported(f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {named!r}")
+            raise Unsupported(
+                f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {named!r}"
+            )
         address, index, given = split_url(url, {})
         same = url.partition("?")[0].rpartition("/")[0] == self.place.rpartition("/")[0]
         location = self._connection.client if same else address
