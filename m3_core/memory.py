@@ -24,6 +24,7 @@ from m3_core.filters import Filter, Where
 from m3_core.rows import Rows, blocks
 from m3_core.scoring import channel_scores
 from m3_core.store import Capabilities, ClosingMixin, Page, Schema
+from m3_core.text import without_secrets
 from m3_core.types import Document, FloatArray, Hit, IntArray, Json, M3Vectors, Record, Representation
 
 SCHEME = "memory://"
@@ -56,13 +57,13 @@ class MemoryStore(ClosingMixin):
         """
         if url != SCHEME:
             raise InputError(
-                f"{url!r}: a store in memory has no name and no options; its URL is {SCHEME!r} alone"
+                f"{without_secrets(url)!r}: a store in memory has no name and no options; its URL is {SCHEME!r} alone"
             )
         if options:
             raise InputError(f"a store in memory has no option {', '.join(map(repr, sorted(options)))}")
         if schema is None:
             raise StoreNotFound(
-                f"{url} is always new and empty, and needs a schema; to search again, use a store on disk"
+                f"{SCHEME} is always new and empty, and needs a schema; to search again, use a store on disk"
             )
         return cls(schema)
 

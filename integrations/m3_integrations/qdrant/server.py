@@ -10,6 +10,7 @@ from qdrant_client import QdrantClient, models
 
 from m3_core.errors import InputError, StoreError, StoreNotFound, Unsupported
 from m3_core.store import Fields, Schema
+from m3_core.text import without_secrets
 from m3_integrations.qdrant import options as opt
 from m3_integrations.qdrant.base import LongMulti, QdrantBase
 from m3_integrations.qdrant.connection import CONNECTING, Connection, connected, split_place
@@ -190,7 +191,10 @@ class QdrantStore(Aliased, QdrantBase):
         place, options = opt.split_url(url, {})
         fields, settings = opt.read_options(options, _OPTIONS)
         if not url.startswith("qdrant://") or fields is not None:
-            raise Unsupported(f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {url!r}")
+            named = without_secrets(url)
+            raise Unsupported(
+                f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {named!r}"
+            )
         location, collection = split_place(place, settings)
         engine = self._server
         same = place.rpartition("/")[0] == self.place.partition("://")[2].rpartition("/")[0]
