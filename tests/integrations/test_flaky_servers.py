@@ -14,6 +14,7 @@ from typing import Any
 
 import elasticsearch as es
 import pytest
+from qdrant_client import models
 from servers.elasticsearch import Kind, url_of
 from servers.flaky import Fault, FlakyProxy, Plan
 from servers.qdrant_front import QdrantFront
@@ -24,7 +25,7 @@ from m3_core.errors import IngestStopped, StoreUnavailable
 from m3_core.memory import MemoryStore
 from m3_core.store import Fields, Schema, Store
 from m3_core.testing import corpus
-from m3_core.testing.base import scan_ids
+from m3_core.testing.base import scan, scan_ids
 from m3_core.types import Document, Representation
 from m3_integrations.elasticsearch import ElasticsearchStore
 from m3_integrations.qdrant import QdrantStore
@@ -110,6 +111,38 @@ class TestQdrant:
         with self.flaky(front, Plan(first=[fault, None] * 200)) as (proxy, store):
             story(store, FULL)
             assert proxy.faults()[fault] == len(proxy.log) // 2 > 10
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("fault", ONE_BY_ONE)
+    def test_vectors_are_added_to_a_collection_of_others(self, front: QdrantFront, fault: Fault) -> None:
+        """Each request is spoiled once, those that add the vectors and note the model, too."""
+        dense = models.VectorParams(size=3, distance=models.Distance.COSINE)
+        front.client.create_collection("theirs", {"title": dense})
+        points = [
+            models.PointStruct(
+                id=row, vector={"title": [1.0, 0.0, float(row)]}, payload={"body": f"text {row}", "n": row}
+            )
+            for row in range(20)
+        ]
+        front.client.upsert("theirs", points)
+        before = front.client.scroll("theirs", limit=20, with_vectors=["title"])
+        names = {"text": "body", "dense": "d", "sparse": "s", "multi": "m"}
+        rows = corpus.vectors(FULL, 20)
+        with (
+            FlakyProxy(front.url, Plan(first=[fault, None] * 200)) as proxy,
+            QdrantStore.open(proxy.url, "theirs", fields=names, partial=True, exact=True) as store,
+        ):
+            store.extend(FULL)
+            store.update_vectors([str(row) for row in range(20)], rows)
+            found = scan(store, vectors=sorted(Representation), size=7)
+            assert proxy.faults()[fault] == len(proxy.log) // 2 >= 10
+        assert [record.id for record in found] == [str(row) for row in range(20)]
+        reference = MemoryStore(FULL)
+        reference.upsert([record.document for record in found], rows)
+        with QdrantStore.open(front.url, "theirs", exact=True) as store:
+            assert store.fingerprint == FULL.fingerprint
+            compare(store, reference)
+        assert front.client.scroll("theirs", limit=20, with_vectors=["title"]) == before
 
     @pytest.mark.slow
     def test_patience_ends_and_the_next_run_goes_on(self, front: QdrantFront, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from qdrant_client import QdrantClient, models
 MAX_BYTES = 32 << 20
 """Of a request: the server's default for ``max_request_size_mb``."""
 
-Answer = Callable[[QdrantClient, str, Any], Any]
-"""What the engine answers about a collection to the body of a request."""
+Answer = Callable[..., Any]
+"""What the engine answers: to the client, the collection's name, the form's content, and what else the path names."""
 
 
 class Received(NamedTuple):
@@ -36,6 +36,10 @@ def _create(client: QdrantClient, name: str, body: models.CreateCollection) -> b
         raise FileExistsError(f"Wrong input: Collection `{name}` already exists!")
     vectors, sparse = body.vectors or {}, body.sparse_vectors
     return client.create_collection(name, vectors, sparse_vectors_config=sparse, metadata=body.metadata)
+
+
+def _update(client: QdrantClient, name: str, body: models.UpdateCollection) -> bool:
+    return client.update_collection(name, vectors_config=body.vectors, metadata=body.metadata)
 
 
 def _upsert(client: QdrantClient, name: str, body: Any) -> models.UpdateResult:
@@ -100,6 +104,15 @@ ROUTES: Mapping[tuple[str, str], tuple[Any, Answer]] = {
     ),
     ("GET", r"/collections/([^/]+)"): (None, lambda client, name, _: client.get_collection(name)),
     ("PUT", r"/collections/([^/]+)"): (models.CreateCollection, _create),
+    ("PATCH", r"/collections/([^/]+)"): (models.UpdateCollection, _update),
+    ("PUT", r"/collections/([^/]+)/vectors/([^/]+)"): (
+        models.VectorNameConfig,
+        lambda client, name, body, vector: client.create_vector_name(name, vector, body),
+    ),
+    ("PUT", r"/collections/([^/]+)/index"): (
+        models.CreateFieldIndex,
+        lambda client, name, body: {"operation_id": 0, "status": "completed"},  # of no use to this engine
+    ),
     ("DELETE", r"/collections/([^/]+)"): (None, lambda client, name, _: client.delete_collection(name)),
     ("PUT", _POINTS): (models.PointInsertOperations, _upsert),
     ("PUT", _POINTS + "/vectors"): (
@@ -160,11 +173,11 @@ class QdrantFront(ThreadingHTTPServer):
             found = re.fullmatch(pattern, path)
             if found is None or wanted != method:
                 continue
-            name = unquote(found[1]) if found.groups() else ""
+            name, *more = [unquote(part) for part in found.groups()] or [""]
             try:
                 read = None if form is None else self._forms[form].validate_json(body)
                 with self.lock:
-                    return 200, respond(self.client, name, read)
+                    return 200, respond(self.client, name, read, *more)
             except ValidationError as error:
                 return 400, f"Format error in JSON body: {error}"
             except FileExistsError as error:

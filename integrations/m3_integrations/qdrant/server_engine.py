@@ -118,18 +118,19 @@ class ClientEngine:
             wanted = models.SparseVectorNameConfig(sparse=models.SparseVectorConfig())
         try:
             self._call(lambda: self._client.create_vector_name(self._collection, name, wanted, wait=True))
-            if kind is Representation.MULTI and not self._is_local:
-                bare = models.VectorParamsDiff(hnsw_config=models.HnswConfigDiff(m=0))
-                self._call(
-                    lambda: self._client.update_collection(self._collection, vectors_config={name: bare})
-                )
         except StoreError as error:
             told = error.__cause__
             if isinstance(told, UnexpectedResponse) and told.status_code in (404, 405):
                 raise Unsupported(
                     f"{self._call.place}: this server cannot add vectors to a collection (1.18 and later can)"
                 ) from error
-            raise
+            # If the answer was lost and the request made again, the vector is there already.
+            layout = self.layout()
+            if name not in (layout.sparse if kind is Representation.SPARSE else layout.vectors):
+                raise
+        if kind is Representation.MULTI and not self._is_local:
+            bare = models.VectorParamsDiff(hnsw_config=models.HnswConfigDiff(m=0))
+            self._call(lambda: self._client.update_collection(self._collection, vectors_config={name: bare}))
 
     def write_note(self, note: Note) -> None:
         metadata = {METADATA_KEY: note.to_json()}
