@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check notebooks clean
 
 # Waiting threads that sleep: spinning ones cost minutes where anything else runs on the machine.
 demo: .venv/.demo
@@ -17,6 +17,10 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict -p m3_core -p m3_integrations -p m3_training
+
+# Run all notebooks anew and store what they show; the one about Elasticsearch starts a node of its own.
+notebooks: .venv/.dev
+	$(BIN)/python examples/run_notebooks.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
