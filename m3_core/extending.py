@@ -36,7 +36,7 @@ class Extensible(Store, Protocol):
         """Whether `extend` can add fields, as far as that can be known before."""
 
     @property
-    def possible(self) -> frozenset[Representation]:
+    def holds(self) -> frozenset[Representation]:
         """The channels that the engine can hold."""
 
     def lacking(self, schema: Schema) -> Mapping[Representation, str]:

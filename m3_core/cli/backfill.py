@@ -22,6 +22,7 @@ from m3_core.cli.output import (
     read_where,
 )
 from m3_core.errors import IngestInterrupted, IngestStopped, InputError, Unsupported
+from m3_core.text import without_secrets
 from m3_core.types import Representation
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from m3_core.store import Store
 
 DEFAULT_MODEL = "m3-tiny"
+_SECRET = frozenset({"api_key", "token", "user", "username", "password"})
 
 
 def backfill(
@@ -182,12 +184,22 @@ def backfill(
 
 
 def command_line(store: str, options: Mapping[str, str | bool | None]) -> str:
-    """The command that backfills a store, to be typed into a shell. A flag's value is true."""
+    """The command that backfills a store, to be typed into a shell, without secrets. A flag's value is true."""
     given: list[str] = []
     for name, value in options.items():
         if value:
             given += [name] if value is True else [name, value]
-    return shlex.join(["m3", "backfill", store, *given])
+    return shlex.join(
+        ["m3", "backfill", _shown(store), *(_shown(part) if "://" in part else part for part in given)]
+    )
+
+
+def _shown(url: str) -> str:
+    """The URL with those of its options that are no credentials, which belong into the environment."""
+    query = [
+        pair for pair in url.partition("?")[2].split("&") if pair and pair.partition("=")[0] not in _SECRET
+    ]
+    return without_secrets(url) + ("?" + "&".join(query) if query else "")
 
 
 def model_options(model: str, mcls: bool) -> dict[str, str | bool | None]:

@@ -175,7 +175,7 @@ def _missing(
     left_out = _left_out(url)
     sample = store.scan(size=_SAMPLE).records
     taken = {*store.taken, *(name for record in sample for name in record.document.metadata)}
-    possible = store.possible & encoder.representations
+    possible = store.holds & encoder.representations
     new = {
         kind: kind.value if kind.value not in taken else f"m3_{kind.value}"
         for kind in Representation

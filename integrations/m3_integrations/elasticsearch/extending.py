@@ -66,11 +66,6 @@ class Extending:
         """Whether fields can be added: always, as far as the mapping and the modules of the cluster allow."""
         return True
 
-    @property
-    def possible(self) -> frozenset[Representation]:
-        """The channels that the engine can hold; `rank_vectors` need a licence."""
-        return frozenset({Representation.DENSE, Representation.SPARSE})
-
     def lacking(self, schema: Schema) -> Mapping[Representation, str]:
         """The fields, by channel, that are named and wanted by the schema but not in the mapping yet."""
         layout = self._layout

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -68,6 +68,18 @@ def parse_url(location: Location, options: Mapping[str, Any]) -> tuple[Address, 
     if scheme != "milvus" or not separator:
         raise InputError(f"{scheme}:// is not a Milvus URL; there are {_FORMS}")
     return _server(place, given, timeout), given
+
+
+def beside(url: str, address: Address) -> Address:
+    """The address of a URL; on the same server as another one, with the client or the credentials of that."""
+    other, given = parse_url(url, {})
+    if given:
+        raise InputError(f"the URL of a copy has no option {', '.join(map(repr, sorted(given)))}")
+    same = other.identity.rpartition("/")[0] == address.identity.rpartition("/")[0]
+    if other.path is not None or not same:
+        return other
+    database = other.database or address.database
+    return replace(address, collection=other.collection, identity=other.identity, database=database)
 
 
 def _of_client(client: Any, given: dict[str, Any]) -> tuple[Address, dict[str, Any]]:

@@ -13,7 +13,20 @@ from m3_integrations.milvus.connection import Connection
 from m3_integrations.milvus.convert import TEXT_BYTES
 from m3_integrations.milvus.documents import ARRAY_CAPACITY
 from m3_integrations.milvus.filters import TERM_LENGTH
-from m3_integrations.milvus.layout import BOUNDS, KEY, PROPERTY, REST, TERMS, Layout, Marker, read_layout
+from m3_integrations.milvus.layout import (
+    BOUNDS,
+    KEY,
+    PROPERTY,
+    REST,
+    TERMS,
+    Layout,
+    Marker,
+    Names,
+    read_layout,
+)
+
+DEFAULT_INDEX: Mapping[str, Any] = {"index_type": "FLAT", "params": {}}
+"""Of a dense field: exact."""
 
 
 @contextmanager
@@ -31,6 +44,13 @@ def connecting(
     except BaseException:
         connection.close()
         raise
+
+
+def take_names(given: dict[str, Any]) -> Fields | Names | None:
+    """The names of fields among the options, which are taken out of them."""
+    names = {name: given.pop(name) for name in Fields.__dataclass_fields__ if name in given}
+    read = {name: None if value in (None, "none") else str(value) for name, value in names.items()}
+    return given.pop("fields", None) or read or None
 
 
 def exists(connection: Connection) -> bool:
@@ -95,10 +115,8 @@ def create_collection(
     else:
         made.add_field(TERMS, kinds.VARCHAR, max_length=TEXT_BYTES)
     made.add_field(BOUNDS, kinds.JSON)
-    if Representation.DENSE in names:
-        made.add_field(names[Representation.DENSE], kinds.FLOAT_VECTOR, dim=schema.dense)
-    if Representation.SPARSE in names:
-        made.add_field(names[Representation.SPARSE], kinds.SPARSE_FLOAT_VECTOR)
+    for kind, name in names.items():
+        add_vector_field(made, kind, name, schema)
     held = Fields(
         dense=names.get(Representation.DENSE),
         sparse=names.get(Representation.SPARSE),
@@ -117,10 +135,18 @@ def create_collection(
     )
 
 
-def open_layout(connection: Connection, fields: Fields | None) -> Layout:
+def add_vector_field(made: Any, kind: Representation, name: str, schema: Schema) -> None:
+    """Add the field of a channel to a schema of Milvus."""
+    if kind is Representation.DENSE:
+        made.add_field(name, pymilvus.DataType.FLOAT_VECTOR, dim=schema.dense)
+    else:
+        made.add_field(name, pymilvus.DataType.SPARSE_FLOAT_VECTOR)
+
+
+def open_layout(connection: Connection, fields: Fields | Names | None, *, partial: bool = False) -> Layout:
     """Read the layout of a collection, make what indexes of ours are missing, and load it for searching."""
     client, name, timeout = connection.client, connection.address.collection, connection.address.timeout
-    layout = _describe(connection, fields)
+    layout = _describe(connection, fields, partial)
     if layout.marker is not None and layout.problems:
         wanted = pymilvus.MilvusClient.prepare_index_params()
         for kind, field in layout.channels.items():
@@ -130,7 +156,7 @@ def open_layout(connection: Connection, fields: Fields | None) -> Layout:
                 wanted.add_index(field_name=field, metric_type="IP", **spec)
         # Milvus Lite has made the index when it answers, and asking it whether it has takes half a second.
         client.create_index(name, wanted, timeout=timeout, sync=not connection.lite)
-        layout = _describe(connection, fields)
+        layout = _describe(connection, fields, partial)
     if all(column.name in layout.indexes for column in layout.columns.values() if "VECTOR" in column.type):
         client.load_collection(name, timeout=timeout)
         if connection.lite:  # what a process wrote last lies in a log, and reading it there is slow
@@ -138,11 +164,11 @@ def open_layout(connection: Connection, fields: Fields | None) -> Layout:
     return layout
 
 
-def _describe(connection: Connection, fields: Fields | None) -> Layout:
+def _describe(connection: Connection, fields: Fields | Names | None, partial: bool) -> Layout:
     client, name, timeout = connection.client, connection.address.collection, connection.address.timeout
     indexes = [
         client.describe_index(name, index, timeout=timeout)
         for index in client.list_indexes(name, timeout=timeout)
     ]
     description = client.describe_collection(name, timeout=timeout)
-    return read_layout(description, indexes, fields, lite=connection.lite)
+    return read_layout(description, indexes, fields, lite=connection.lite, partial=partial)

@@ -42,7 +42,8 @@ def to_row(layout: Layout, document: Document) -> Row:
 
 def to_document(layout: Layout, row: Mapping[str, Any]) -> Document:
     """The document of a row that was read with the ``payload`` fields of the layout."""
-    text = row.get(layout.fields.text) or ""
+    text = row.get(layout.fields.text)
+    text = text if isinstance(text, str) else ""
     if layout.own:
         metadata = row[layout.fields.metadata] or {}
         return Document(row[str(layout.fields.id)], text + "".join(row[REST]), metadata)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from m3_core.errors import SchemaMismatch
 from m3_core.store import Fields, Problem, Schema
@@ -17,6 +17,9 @@ PROPERTY = "m3.collection"
 KEY, REST, TERMS, BOUNDS = "m3_key", "m3_rest", "m3_terms", "m3_bounds"
 """Fields of our own collections: the primary key, what a VARCHAR does not hold of the text, the filter index."""
 
+Names: TypeAlias = Mapping[str, str | None]
+"""Some fields of `Fields` by name."""
+
 _METRICS = {Representation.DENSE: ("IP", "COSINE"), Representation.SPARSE: ("IP",)}
 _TYPES = {Representation.DENSE: "FLOAT_VECTOR", Representation.SPARSE: "SPARSE_FLOAT_VECTOR"}
 _EXHAUSTIVE = {"FLAT", "GPU_BRUTE_FORCE", "SPARSE_INVERTED_INDEX", "SPARSE_WAND"}
@@ -24,12 +27,16 @@ _EXHAUSTIVE = {"FLAT", "GPU_BRUTE_FORCE", "SPARSE_INVERTED_INDEX", "SPARSE_WAND"
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What a collection of ours says about itself in its properties."""
+    """What a collection says about itself in its properties.
+
+    index: of the dense field. ours: whether this library made the collection, and did not only add vectors to it.
+    """
 
     fingerprint: str | None
     vocabulary: int | None
     fields: Fields
     index: Mapping[str, Any]
+    ours: bool = True
 
     def dump(self) -> str:
         """As the value of the property."""
@@ -39,7 +46,8 @@ class Marker:
     def load(value: str) -> "Marker":
         """From the value of the property."""
         held = json.loads(value)
-        return Marker(held["fingerprint"], held["vocabulary"], Fields(**held["fields"]), held["index"])
+        fields = Fields(**held["fields"])
+        return Marker(held["fingerprint"], held["vocabulary"], fields, held["index"], held.get("ours", True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ class Layout:
 
     @property
     def own(self) -> bool:
-        return self.marker is not None
+        return self.marker is not None and self.marker.ours
 
     @property
     def channels(self) -> Mapping[Representation, str]:
@@ -120,7 +128,7 @@ class Layout:
     @property
     def payload(self) -> list[str]:
         """The fields to ask for when a document is wanted."""
-        names = [self.key.name, self.fields.text]
+        names = [self.key.name, *([self.fields.text] if self.fields.text in self.columns else [])]
         if self.own:
             return [*names, REST, str(self.fields.id), self.fields.metadata]
         if self.fields.metadata:
@@ -131,14 +139,16 @@ class Layout:
 def read_layout(
     description: Mapping[str, Any],
     indexes: Sequence[Mapping[str, Any]],
-    fields: Fields | None,
+    wanted: Fields | Names | None,
     *,
     lite: bool,
+    partial: bool = False,
 ) -> Layout:
     """The layout of a collection.
 
-    description, indexes: what ``describe_collection`` and ``describe_index`` return. fields: None takes
-    those of a collection of ours, or the default names.
+    description, indexes: what ``describe_collection`` and ``describe_index`` return. wanted: the names of its
+    fields, or some; the others are as the collection says, or the default names. partial: the text and vector
+    fields may be missing, in a collection that others made; of the channels only those count that are named, if any is.
 
     Raises:
         SchemaMismatch: a field that is needed for every document is missing; names those that are there.
@@ -146,10 +156,12 @@ def read_layout(
     columns = {column.name: column for column in map(_column, description["fields"])}
     held = dict(description.get("properties") or {}).get(PROPERTY)
     marker = None if held is None else Marker.load(held)
-    fields = fields or (marker.fields if marker else Fields())
+    fields = _names(columns, marker, wanted, partial=partial)
     key = next(column for column in columns.values() if column.primary)
     name = str(description["collection_name"])
-    _check_names(name, columns, key, fields, own=marker is not None)
+    said = marker is not None or (wanted is not None and not isinstance(wanted, Fields) and "text" in wanted)
+    free = partial or (said and bool(description.get("enable_dynamic_field")))
+    _check_names(name, columns, key, fields, own=marker is not None and marker.ours, free=free)
     described = {str(index["field_name"]): _index(index) for index in indexes}
     layout = Layout(
         name=name,
@@ -166,6 +178,27 @@ def read_layout(
     found = {kind: _problem(layout, kind) for kind in layout.channels}
     problems = {kind: problem for kind, problem in found.items() if problem is not None}
     return replace(layout, problems=problems)
+
+
+def _names(
+    columns: Mapping[str, Column], marker: Marker | None, wanted: Fields | Names | None, *, partial: bool
+) -> Fields:
+    if isinstance(wanted, Fields):
+        return wanted
+    found = marker.fields if marker else Fields()
+    if partial and marker is None:
+        usual = {kind.value: found.name_of(kind) for kind in Representation}
+        there = {
+            kind.value: usual[kind.value]
+            if (column := columns.get(str(usual[kind.value]))) and column.type == _TYPES.get(kind)
+            else None
+            for kind in Representation
+        }
+        found = replace(found, id=None, metadata="", **there)  # type: ignore[arg-type]
+    names = wanted or {}
+    if partial and any(names.get(kind.value) for kind in Representation):
+        found = replace(found, dense=None, sparse=None, multi=None)
+    return replace(found, **names)  # type: ignore[arg-type]
 
 
 def _column(described: Mapping[str, Any]) -> Column:
@@ -189,8 +222,11 @@ def _index(described: Mapping[str, Any]) -> Index:
     return Index(kind, str(described.get("metric_type", "")).upper(), kind in _EXHAUSTIVE and not drops)
 
 
-def _check_names(name: str, columns: Mapping[str, Column], key: Column, fields: Fields, *, own: bool) -> None:
-    wanted = {"text": fields.text, "id": fields.id, "metadata": fields.metadata}
+def _check_names(
+    name: str, columns: Mapping[str, Column], key: Column, fields: Fields, *, own: bool, free: bool
+) -> None:
+    """free: whether the text may be in no declared field."""
+    wanted = {"text": None if free else fields.text, "id": fields.id, "metadata": fields.metadata}
     missing = {what: field for what, field in wanted.items() if field and field not in columns}
     if missing:
         raise SchemaMismatch(

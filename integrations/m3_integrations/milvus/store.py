@@ -1,7 +1,8 @@
 """Documents with dense and sparse vectors in a Milvus collection, on a server or in Milvus Lite."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 from m3_core.checks import (
@@ -24,8 +25,9 @@ from m3_core.errors import (
 )
 from m3_core.filters import Filter, Where
 from m3_core.store import Capabilities, ClosingMixin, Fields, Page, Problem, Schema
+from m3_core.text import without_secrets
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
-from m3_integrations.milvus.address import Location
+from m3_integrations.milvus.address import Location, beside
 from m3_integrations.milvus.columns import ColumnDialect
 from m3_integrations.milvus.connection import Connection
 from m3_integrations.milvus.convert import (
@@ -36,14 +38,22 @@ from m3_integrations.milvus.convert import (
     vector_cells,
     vectors_of,
 )
-from m3_integrations.milvus.creation import as_mapping, connecting, create_collection, exists, open_layout
+from m3_integrations.milvus.creation import (
+    as_mapping,
+    connecting,
+    create_collection,
+    exists,
+    open_layout,
+    take_names,
+)
 from m3_integrations.milvus.documents import primary_key, to_document, to_row
+from m3_integrations.milvus.extending import Extending
 from m3_integrations.milvus.filters import Expression, translate
-from m3_integrations.milvus.layout import problems
+from m3_integrations.milvus.layout import Layout, Names, problems
 from m3_integrations.milvus.table import MOST_ROWS, ROWS_AT_ONCE, Table
 
 
-class MilvusStore(ClosingMixin):
+class MilvusStore(Extending, ClosingMixin):
     """Dense and sparse vectors in Milvus: a server, or Milvus Lite (``milvus+file://``) in this process.
 
     Multi-vectors are not held. Safe to use from several threads. Make one with `create`, `open` or `from_url`.
@@ -61,21 +71,27 @@ class MilvusStore(ClosingMixin):
     def __init__(
         self,
         connection: Connection,
-        fields: Fields | None = None,
+        fields: Fields | Names | None = None,
         fingerprint: str | None = None,
         search_params: Mapping[str, Any] | str | None = None,
+        partial: bool = False,
     ) -> None:
         """Take over a connection to a collection that is there; use `create`, `open` or `from_url`."""
         with connection.calling():
-            layout = open_layout(connection, fields)
+            layout = open_layout(connection, fields, partial=partial)
         held = None if layout.marker is None else layout.marker.fingerprint
         check_fingerprint(held, fingerprint, connection.address.identity)
         self._connection = connection
-        self._layout = layout
-        self._fingerprint = held or fingerprint
-        self._schema = layout.schema(self._fingerprint)
-        self._table = Table(connection, layout, as_mapping("search_params", search_params))
+        self._search_params = as_mapping("search_params", search_params)
         self._closed = False
+        self._use(layout, held or fingerprint)
+
+    def _use(self, layout: Layout, fingerprint: str | None) -> None:
+        """Work with the fields that are there."""
+        self.named = layout.fields
+        self._layout, self._fingerprint = layout, fingerprint
+        self._schema = layout.schema(fingerprint)
+        self._table = Table(self._connection, layout, self._search_params)
 
     @classmethod
     def create(
@@ -120,17 +136,19 @@ class MilvusStore(ClosingMixin):
         cls,
         location: Location,
         *,
-        fields: Fields | None = None,
+        fields: Fields | Names | None = None,
         fingerprint: str | None = None,
         search_params: Mapping[str, Any] | str | None = None,
+        partial: bool = False,
         **options: Any,
     ) -> Self:
         """Open a collection, also one that was made by others; location is as in `create`.
 
-        fields: the names of its fields; None for those `create` was given. In other people's collections the
+        fields: the names of its fields, or some of them; by default those it was made with. In other people's collections the
         primary key is the id (``Fields(id=None)``), and ``Fields(metadata="")`` means that the metadata
         lies in columns and undeclared fields beside the text. fingerprint: of the model whose vectors it
-        holds; compared with the one the collection was made for, or believed if it says nothing.
+        holds; compared with the one the collection was made for, or believed if it says nothing. partial: vector
+        fields that are named may be missing still, see `m3_core.extending.Extensible`.
 
         Raises:
             StoreNotFound: there is no such collection.
@@ -140,26 +158,31 @@ class MilvusStore(ClosingMixin):
         with connecting(location, options, create=False) as (connection, _):
             if not exists(connection):
                 raise StoreNotFound(f"there is no collection {connection.address.identity}")
-            return cls(connection, fields, fingerprint, search_params)
+            return cls(connection, fields, fingerprint, search_params, partial)
 
     @classmethod
     def from_url(cls, url: str, *, schema: Schema | None = None, **options: Any) -> Self:
         """Open the collection at the URL; with a schema, make it if it is not there, or check that it fits.
 
-        Takes the options of `create` and `open`, also from the URL's query.
+        Takes the options of `create` and `open`, also from the URL's query, and names of fields (``text=body``;
+        ``id=none`` where the primary key is the id, ``dense=none`` leaves a channel out).
 
         Raises:
             StoreNotFound: there is no such collection, and no schema to make it for.
             SchemaMismatch: it does not fit the schema; says what does not.
         """
-        with connecting(url, options, create=schema is not None, allowed=_SETTINGS) as (connection, given):
+        partial = options.pop("partial", False)
+        allowed = _SETTINGS | Fields.__dataclass_fields__.keys()
+        with connecting(url, options, create=schema is not None, allowed=allowed) as (connection, given):
+            names = take_names(given)
             if not exists(connection):
                 if schema is None:
                     raise StoreNotFound(f"there is no collection {connection.address.identity}")
-                return cls._make(connection, schema, **given)
+                made = names if isinstance(names, Fields) else replace(Fields(), **(names or {}))  # type: ignore[arg-type]
+                return cls._make(connection, schema, **{**given, "fields": made})
             wanted = None if schema is None else schema.fingerprint
             fingerprint = given.get("fingerprint") or wanted
-            store = cls(connection, given.get("fields"), fingerprint, given.get("search_params"))
+            store = cls(connection, names, fingerprint, given.get("search_params"), partial)
             if schema is not None:
                 store._require(schema)
             return store
@@ -189,6 +212,25 @@ class MilvusStore(ClosingMixin):
                 filter_terms=filter_terms,
             )
         return cls(connection, None, schema.fingerprint, search_params)
+
+    def twin(self, url: str, schema: Schema) -> Self:
+        """Open the collection at the URL, made after this one if it is not there; see `m3_core.extending.Extensible`.
+
+        On the same server this store's client is used, which is the caller's or has the credentials that were given.
+        """
+        if not url.startswith("milvus"):
+            named = without_secrets(url)
+            raise Unsupported(f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {named!r}")
+        with ExitStack() as stack:
+            connection = Connection(beside(url, self._connection.address), create=True)
+            stack.callback(connection.close)
+            with self._calling(), connection.calling():
+                if not exists(connection):
+                    self.make_alike(connection, schema)
+                self.index_alike(connection)
+            made = type(self)(connection, self.named, partial=True)
+            stack.pop_all()
+            return made
 
     def check(self, schema: Schema) -> list[Problem]:
         """What does not fit a model (fingerprint, dimensions, metric, a missing field or index); empty if all does."""

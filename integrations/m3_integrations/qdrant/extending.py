@@ -18,6 +18,7 @@ _SAMPLE = 4
 class Extending:
     """The part of a store that `m3_core.extending.Extensible` names; mixed into the store."""
 
+    holds = ALL_REPRESENTATIONS
     fields: Fields
     named: Fields
     _engine: Engine
@@ -47,11 +48,6 @@ class Extending:
     def in_place(self) -> bool:
         """Whether fields can be added; only servers older than 1.18 refuse, when they are asked."""
         return True
-
-    @property
-    def possible(self) -> frozenset[Representation]:
-        """The channels that the engine can hold: all three."""
-        return ALL_REPRESENTATIONS
 
     def lacking(self, schema: Schema) -> Mapping[Representation, str]:
         """The vectors, by channel, that are named and wanted by the schema but not there yet."""
