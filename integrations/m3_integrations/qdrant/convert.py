@@ -25,6 +25,9 @@ LAST_DIGITS = "m3_last_digits"
 _NUMBER_BYTES = 23
 """Of a float32 in JSON, with its comma: 22.2 on average in unit vectors of 1024 dimensions."""
 
+_POINT_BYTES, _NAME_BYTES = 72, 32
+"""What is around a point, with its id, and around each of its vectors: most of the bytes where vectors are short."""
+
 
 def point_id(name: str, fields: Fields) -> PointId | None:
     """The id of a document's point; None if no point can have it."""
@@ -222,9 +225,8 @@ def _from_vectors(
 def json_size(point: Point) -> int:
     """About how many bytes of JSON a point is."""
     payload = json.dumps(point.payload, ensure_ascii=False).encode() if point.payload else b""
-    return (
-        len(payload) + 2 * len(point.payload) + sum(vector_size(vector) for vector in point.vectors.values())
-    )
+    vectors = sum(_NAME_BYTES + len(name) + vector_size(vector) for name, vector in point.vectors.items())
+    return _POINT_BYTES + len(payload) + vectors
 
 
 def vector_size(vector: Vector | None) -> int:
