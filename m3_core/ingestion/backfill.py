@@ -54,7 +54,7 @@ def plan_backfill(
         InputError, SchemaMismatch: as `backfill`, as far as that can be known before.
     """
     schema = _schema(store, encoder)
-    scan = _Scan(store, where, _template(encode), page_size)
+    scan = _Scan(store, where, _template(encode, store), page_size)
     scan.check()
     documents = without_text = 0
     for record in scan.records(_once):
@@ -98,7 +98,8 @@ def backfill(
             longer is deleted there, if it is no more than a tenth. The store itself is only read.
         switch_alias: an alias of the store that is to lead to the twin once all documents are in it.
         where: only the documents that match.
-        encode: the text to encode, as a template like ``"{title}\\n{text}"`` or a function; by default the text.
+        encode: the text to encode, as a template like ``"{title}\\n{text}"`` (or ``{body}``, if that is what the
+            collection calls it) or a function; by default the text.
         rejects: a file of JSON lines for documents that the store refuses, with the reasons. It is of the last run.
         fresh: write everything, whatever the journal says.
         rate: documents written per second at most.
@@ -121,7 +122,7 @@ def backfill(
     if switch_alias is not None and to is None:
         raise InputError("an alias is switched to a copy; say where that is with to=... (--to)")
     schema = _schema(store, encoder)
-    scan = _Scan(store, where, _template(encode), page_size)
+    scan = _Scan(store, where, _template(encode, store), page_size)
     scan.check()
     if to is not None and switch_alias is not None:
         to.check_alias(switch_alias, _extensible(store))
@@ -184,20 +185,23 @@ class _Scan:
         return text if text.strip() else ""
 
     def records(self, retry: Callable[..., Any]) -> Iterator[Record]:
-        """All of them. retry: calls the store."""
+        """Those that match. retry: calls the store."""
+        return self._pages(retry, self._where)
+
+    def _pages(self, retry: Callable[..., Any], where: Where) -> Iterator[Record]:
         cursor = None
         while True:
-            page = retry(self._store.scan, where=self._where, cursor=cursor, size=self._size)
+            page = retry(self._store.scan, where=where, cursor=cursor, size=self._size)
             yield from page.records
             cursor = page.cursor
             if cursor is None:
                 return
 
     def check(self) -> None:
-        """Raise InputError if the first documents have no text at all: another field is meant."""
+        """Raise InputError if the first documents of the store have no text at all: another field is meant."""
         seen: dict[str, None] = {}
         looked = 0
-        for record in self.records(_once):
+        for record in self._pages(_once, None):
             if self.text(record.document):
                 return
             looked += 1
@@ -253,8 +257,11 @@ def _named(store: Store) -> Mapping[Representation, str]:
     return {kind: kind.value for kind in Representation if kind in store.capabilities.representations}
 
 
-def _template(encode: str | Callable[[Document], str] | None) -> Callable[[Document], str]:
-    return Template(encode) if isinstance(encode, str) else encode or (lambda document: document.text)
+def _template(encode: str | Callable[[Document], str] | None, store: Store) -> Callable[[Document], str]:
+    if isinstance(encode, str):
+        # In a template the text has the collection's own name for it, too.
+        return Template(encode, {store.named.text: "text"} if isinstance(store, Extensible) else {})
+    return encode or (lambda document: document.text)
 
 
 def _extensible(store: Store) -> Extensible:

@@ -191,6 +191,19 @@ def test_some_documents_some_channels_and_a_template(theirs: Theirs, encoder: M3
         assert plain.capabilities.representations == {DENSE, SPARSE}
 
 
+@pytest.mark.parametrize("field", ["text", "body"])
+def test_a_template_knows_the_text_by_both_names(theirs: Theirs, encoder: M3Encoder, field: str) -> None:
+    with open_names(theirs, {"text": "body", "dense": "m3_dense"}) as store:
+        pattern = f"Shop: {{{field}}}"
+        assert plan_backfill(store, encoder, encode=pattern).documents == len(PAYLOADS)
+        backfill(store, encoder, encode=pattern)
+        (record,) = store.get(["0"], vectors=[DENSE])
+    expected = encoder.encode_documents([f"Shop: {PAYLOADS[0]['body']}"]).dense
+    assert record is not None
+    assert record.vectors is not None
+    np.testing.assert_allclose(record.vectors.dense, expected, atol=1e-5)
+
+
 def open_names(theirs: Theirs, names: dict[str, str]) -> QdrantBase:
     if isinstance(theirs, TheirFolder):
         return QdrantEdgeStore.open(theirs.folder, fields=names, partial=True)
