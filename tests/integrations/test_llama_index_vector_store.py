@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
+from elasticsearch import Elasticsearch
 from llama_index.core import MockEmbedding, StorageContext, VectorStoreIndex
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.llms import MockLLM
@@ -29,7 +31,9 @@ from llama_index.core.vector_stores import (
     VectorStoreQuery,
 )
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
+from servers.elasticsearch import Kind, url_of
 
+from m3_core.compose import SplitStore
 from m3_core.encoder import M3Encoder
 from m3_core.errors import DimensionMismatch, FingerprintMismatch, InputError, StoreError, Unsupported
 from m3_core.fusion import ReciprocalRank, WeightedSum
@@ -37,12 +41,35 @@ from m3_core.memory import MemoryStore
 from m3_core.retriever import Retriever
 from m3_core.store import Schema, Store
 from m3_core.types import Document, M3Vectors, Representation
+from m3_integrations.elasticsearch import ElasticsearchStore
 from m3_integrations.llama_index import M3Embedding, M3Rerank, M3VectorStore
 from m3_integrations.llama_index.convert import encoded_text
 from m3_integrations.milvus import MilvusStore
 from m3_integrations.qdrant import QdrantEdgeStore, QdrantStore
 
 DENSE, SPARSE, MULTI = Representation
+
+
+NODES: dict[Representation, Kind] = {DENSE: "dense", SPARSE: "lexical"}
+INDEX = "m3-llama-index-"
+
+
+def on_nodes(schema: Schema, _: Path) -> Store:
+    """Dense vectors on Elasticsearch 8.19 and lexical weights on 7.17."""
+    parts = {
+        channel.value: ElasticsearchStore.create(
+            url_of(kind),
+            f"{INDEX}{uuid4().hex}",
+            schema=schema.only([channel]),
+            dense_index="flat",
+            shards=1,
+            replicas=0,
+        )
+        for channel, kind in NODES.items()
+    }
+    return SplitStore(**parts)
+
+
 MAKE: dict[str, Callable[[Schema, Path], Store]] = {
     "memory": lambda schema, folder: MemoryStore(schema),
     "qdrant": lambda schema, folder: QdrantStore.create(":memory:", "pages", schema=schema),
@@ -50,7 +77,9 @@ MAKE: dict[str, Callable[[Schema, Path], Store]] = {
     "milvus": lambda schema, folder: MilvusStore.create(
         f"milvus+file://{folder}/pages", schema=schema.only([DENSE, SPARSE])
     ),
+    "elasticsearch": on_nodes,
 }
+STORES = [pytest.param(name, marks=pytest.mark.slow if name == "elasticsearch" else ()) for name in MAKE]
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +87,16 @@ def encoder(tiny_model_folder: Path) -> M3Encoder:
     return M3Encoder.load(tiny_model_folder, device="cpu")
 
 
-@pytest.fixture(scope="module", params=MAKE)
+@pytest.fixture(scope="module", params=STORES)
 def opened(
     request: pytest.FixtureRequest, encoder: M3Encoder, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Store]:
     with MAKE[request.param](encoder.schema(), tmp_path_factory.mktemp("stores")) as store:
         yield store
+    for kind in NODES.values() if request.param == "elasticsearch" else ():
+        with Elasticsearch(url_of(kind), request_timeout=120) as client:
+            for name in client.indices.get(index=f"{INDEX}*"):
+                client.indices.delete(index=name)
 
 
 @pytest.fixture
