@@ -188,10 +188,8 @@ def command_line(store: str, options: Mapping[str, str | bool | None]) -> str:
     given: list[str] = []
     for name, value in options.items():
         if value:
-            given += [name] if value is True else [name, value]
-    return shlex.join(
-        ["m3", "backfill", _shown(store), *(_shown(part) if "://" in part else part for part in given)]
-    )
+            given += [name] if value is True else [name, _shown(value) if name == "--to" else value]
+    return shlex.join(["m3", "backfill", _shown(store), *given])
 
 
 def _shown(url: str) -> str:
