@@ -28,8 +28,6 @@ from m3_core.types import Representation
 if TYPE_CHECKING:
     from m3_core.extending import Extensible
     from m3_core.ingestion.backfill import BackfillPlan
-    from m3_core.ingestion.templates import Template
-    from m3_core.store import Store
 
 DEFAULT_MODEL = "m3-tiny"
 _SECRET = frozenset({"api_key", "token", "user", "username", "password"})
@@ -133,7 +131,7 @@ def backfill(
         **model_options(model, mcls),
     }
     with open_partial(store, **names) as opened:
-        template = None if encode is None else _template(encode, opened)
+        template = None if encode is None else encode.replace("\\n", "\n")
         if dry_run:
             plan = plan_backfill(opened, encoder, where=condition, encode=template)
             _tell(plan, opened.identity, as_json)
@@ -227,14 +225,6 @@ def _names(text_field: str | None, into: str | None) -> dict[str, str]:
             )
         names[kind] = name or kind
     return names
-
-
-def _template(pattern: str, store: "Store") -> "Template":
-    from m3_core.extending import Extensible
-    from m3_core.ingestion.templates import Template
-
-    aliases = {store.named.text: "text"} if isinstance(store, Extensible) else {}
-    return Template(pattern.replace("\\n", "\n"), aliases)
 
 
 def _tell(plan: "BackfillPlan", identity: str, as_json: bool) -> None:
