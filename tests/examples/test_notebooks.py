@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_there_are_notebooks() -> None:
-    assert len(NOTEBOOKS) >= 5
+    assert len(NOTEBOOKS) >= 6
     assert ABOUT_ELASTICSEARCH in NOTEBOOKS
 
 
