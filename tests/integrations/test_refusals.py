@@ -123,6 +123,8 @@ def test_at_the_address_is_something_else(
         refused(says, "search", store, "a query")
         refused(says, "check", store)
         refused(says, "ingest", "pages.jsonl", store, "--patience", "1")
+        refused(says, "copy", store, "qdrant+file://index/copy")
+    assert not (here / "index").exists()
     assert not (here / ".m3").exists(), "nothing was written, and no journal begun"
 
 
