@@ -273,6 +273,9 @@ def open_store(url: str, *, schema: Schema | None = None, **options: Any) -> Sto
     With a ``schema`` (`M3Encoder.schema`) a collection that is not there is made for it, and one that is
     there is checked against it. Stores are found through the entry points ``m3.stores`` of installed packages.
 
+    Options go into the URL's query or beside it; each store's ``from_url`` names its own. Keys are better taken from the
+    environment (QDRANT_API_KEY, MILVUS_TOKEN, ELASTICSEARCH_API_KEY): other users of a machine see a command's arguments.
+
     Raises:
         StoreNotFound: no installed store has this scheme; or there is no such collection and no schema.
         MissingExtra: the store's own package is not installed; the message is the pip line.
