@@ -24,7 +24,7 @@ from m3_core.errors import StoreUnavailable
 logger = logging.getLogger("m3_core.retrying")
 
 LONGEST_PAUSE = 30.0
-"""Seconds that a store waits by itself; if a server asks for more, its caller decides."""
+"""Seconds that a store waits by itself, for an answer or before it asks again; its caller decides about more."""
 
 
 def seconds_asked(header: str | None) -> float:
@@ -45,12 +45,16 @@ def at_least_asked(pause: Callable[[RetryCallState], float]) -> Callable[[RetryC
 
 
 def retrying(retries: int) -> Retrying:
-    """Calls something again when it raises `StoreUnavailable`, at most so many times, and raises the last one."""
+    """Calls something again when it raises `StoreUnavailable`, at most so many times, and raises the last one.
+
+    Not again where the calls themselves took longer than `LONGEST_PAUSE`: a server that hangs keeps each waiting for
+    its whole timeout, and five of those would be no answer for minutes.
+    """
     enough = stop_after_attempt(retries + 1)
     return Retrying(
         retry=retry_if_exception_type(StoreUnavailable),
         wait=at_least_asked(wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE)),
-        stop=lambda state: enough(state) or _asked(state) > LONGEST_PAUSE,
+        stop=lambda state: enough(state) or max(_asked(state), _waited(state)) > LONGEST_PAUSE,
         reraise=True,
     )
 
@@ -75,6 +79,11 @@ def _log(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     pause = state.next_action.sleep if state.next_action else 0.0
     logger.warning("%s; trying again in %.1f s", error, pause)
+
+
+def _waited(state: RetryCallState) -> float:
+    """Seconds spent in the calls, without the pauses between them."""
+    return (state.seconds_since_start or 0.0) - state.idle_for
 
 
 def _asked(state: RetryCallState) -> float:

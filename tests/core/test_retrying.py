@@ -55,6 +55,25 @@ def test_it_ends() -> None:
     assert pauses_of(StoreUnavailable("repairs", retry_after=3600)) == [], "longer than a store waits"
 
 
+def test_a_server_that_hangs_is_not_waited_for_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    calls = [0]
+    trying = retrying(4)
+    trying.sleep = lambda pause: clock.__setitem__(0, clock[0] + pause)
+
+    def hang(seconds: float) -> None:
+        calls[0] += 1
+        clock[0] += seconds
+        raise StoreUnavailable("timed out")
+
+    for seconds, made in ((60, 1), (16, 2), (1, 5)):
+        calls[0] = 0
+        with pytest.raises(StoreUnavailable):
+            trying(hang, seconds)
+        assert calls[0] == made, seconds
+
+
 def test_the_last_error_is_raised_as_it_is() -> None:
     errors = [StoreUnavailable(str(turn)) for turn in range(3)]
     trying = retrying(2)
