@@ -50,6 +50,12 @@ class Extensible(Store, Protocol):
             SchemaMismatch: a field of the name is there and does not fit the model, or holds another model's vectors.
         """
 
+    def bare(self, ids: Sequence[str], kinds: Collection[Representation]) -> Sequence[str]:
+        """Those of the documents that have no vector of any of the channels, which the collection has fields for."""
+
+    def count_bare(self, kinds: Collection[Representation]) -> int | None:
+        """How many documents have no vector of any of the channels; None where that cannot be counted."""
+
     def twin(self, url: str, schema: Schema) -> Self:
         """Open the collection at the URL, made after this one if it is not there: its fields and those it lacks.
 

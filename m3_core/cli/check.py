@@ -154,6 +154,9 @@ def _store(url: str, encoder: "M3Encoder", model: str, mcls: bool) -> Iterator[F
             yield Finding("schema", True, "fits the model")
         if isinstance(store, Extensible):
             yield Finding("fields", None, store.contents)
+            if kinds and (count := store.count_bare(kinds)):
+                what = f"{count:,} documents have none: they have no text, or are not backfilled yet"
+                yield Finding("vectors", None, what)
             yield from _missing(store, url, encoder, model_options(model, mcls))
     except SchemaMismatch as error:
         yield Finding("schema", False, str(error))

@@ -1,7 +1,7 @@
 """Vectors for the text that a collection holds already: scan, encode, write back; resumable like an ingest."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -57,9 +57,9 @@ def plan_backfill(
     scan = _Scan(store, where, _template(encode, store), page_size)
     scan.check()
     documents = without_text = 0
-    for record in scan.records(_once):
-        documents += 1
-        without_text += not scan.text(record.document)
+    for records in scan.pages(_once):
+        documents += len(records)
+        without_text += sum(not scan.text(record.document) for record in records)
     fills = {kind: str(_named(store).get(kind, kind.value)) for kind in schema.representations}
     adds = store.lacking(schema) if isinstance(store, Extensible) else {}
     return BackfillPlan(documents, without_text, adds, fills)
@@ -89,9 +89,9 @@ def backfill(
     the number of documents: they are read in pages, and encoded while the ones before are written.
 
     With a ``journal`` (the path of a file) a second run passes over documents whose text is unchanged, and a run that
-    was killed goes on where it was; it belongs to one collection, one model and these fields. A document whose
-    vectors somebody else has removed since is not noticed: ``fresh`` writes everything. Documents without text (none,
-    no string, only space) are counted and left alone.
+    was killed goes on where it was; it belongs to one collection, one model and these fields. A document that
+    has lost its vectors since, because another program wrote it whole, is encoded again. Documents without text
+    (none, no string, only space) are counted and left alone.
 
     Args:
         to: a `twin` of the store. Documents are copied into it as they are, with the vectors; what the store has no
@@ -156,7 +156,7 @@ def backfill(
         if fresh:
             opened.forget()
         run = Run(encoder, target, opened, rejected, settings)
-        summary = run.run(scan.documents(run, copying=to is not None))
+        summary = run.run(scan.documents(run, schema.representations, copying=to is not None))
     scan.remark()
     if to is not None and switch_alias is not None:
         if summary.rejected:
@@ -184,15 +184,15 @@ class _Scan:
         text = self._template(document)
         return text if text.strip() else ""
 
-    def records(self, retry: Callable[..., Any]) -> Iterator[Record]:
-        """Those that match. retry: calls the store."""
+    def pages(self, retry: Callable[..., Any]) -> Iterator[Sequence[Record]]:
+        """The documents that match. retry: calls the store."""
         return self._pages(retry, self._where)
 
-    def _pages(self, retry: Callable[..., Any], where: Where) -> Iterator[Record]:
+    def _pages(self, retry: Callable[..., Any], where: Where) -> Iterator[Sequence[Record]]:
         cursor = None
         while True:
             page = retry(self._store.scan, where=where, cursor=cursor, size=self._size)
-            yield from page.records
+            yield page.records
             cursor = page.cursor
             if cursor is None:
                 return
@@ -201,12 +201,12 @@ class _Scan:
         """Raise InputError if the first documents of the store have no text at all: another field is meant."""
         seen: dict[str, None] = {}
         looked = 0
-        for record in self._pages(_once, None):
-            if self.text(record.document):
+        for records in self._pages(_once, None):
+            if any(self.text(record.document) for record in records):
                 return
-            looked += 1
-            seen |= dict.fromkeys(record.document.metadata)
-            if looked == _LOOKED_AT:
+            looked += len(records)
+            seen |= dict.fromkeys(name for record in records for name in record.document.metadata)
+            if looked >= _LOOKED_AT:
                 break
         if looked:
             named = ", ".join(map(repr, list(seen)[:_NAMED])) or "none"
@@ -216,17 +216,23 @@ class _Scan:
                 f"{named}: name the one with the text (--text-field)"
             )
 
-    def documents(self, run: Run, *, copying: bool) -> Iterator[Document]:
+    def documents(self, run: Run, kinds: Collection[Representation], *, copying: bool) -> Iterator[Document]:
         """What a run is to write: documents with the text that is encoded, and only that."""
-        for record in self.records(run.writer.retry):
-            text = self.text(record.document)
-            run.without_text += not text
-            if copying:  # the whole document counts as content, and is written without vectors too
-                yield Document(record.id, text, {"content": _digest(record.document)})
-            elif text:
-                yield Document(record.id, text)
-            else:
-                run.read += 1
+        for records in self.pages(run.writer.retry):
+            if not copying and isinstance(self._store, Extensible):
+                # Whoever writes a document whole takes its vectors away, and the journal does not know.
+                ids = [record.id for record in records]
+                if bare := run.writer.retry(self._store.bare, ids, kinds):
+                    run.journal.forget_deleted(bare)
+            for record in records:
+                text = self.text(record.document)
+                run.without_text += not text
+                if copying:  # the whole document counts as content, and is written without vectors too
+                    yield Document(record.id, text, {"content": _digest(record.document)})
+                elif text:
+                    yield Document(record.id, text)
+                else:
+                    run.read += 1
 
     def remark(self) -> None:
         """Say which fields of the template no document had."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import elasticsearch as es
 import pytest
 from servers.elasticsearch import url_of
+from typer.testing import CliRunner
 
+from m3_core.cli import app
 from m3_core.encoder import M3Encoder
 from m3_core.errors import DimensionMismatch, FingerprintMismatch, InputError, SchemaMismatch, Unsupported
 from m3_core.ingestion.backfill import backfill, plan_backfill
@@ -124,6 +127,14 @@ def test_vectors_are_added_and_nothing_else_changes(
         changed = backfill(store, encoder, journal=journal)
     assert (changed.written, changed.changed, changed.skipped) == (1, 1, 4)
 
+    # A program that knows nothing of the vectors writes a document whole.
+    client.index(index=index, id="plain", routing="r0", document={**ODD, "title": "t0"}, refresh=True)
+    with opened(client, index, kind) as store:
+        assert store.count_bare([kind]) == (3 if kind is DENSE else None)
+        assert sorted(store.bare([*IDS, "no text"], [kind])) == ["no text", "plain"]
+        lost = backfill(store, encoder, journal=journal)
+        assert (lost.written, lost.skipped) == (1, 4)
+
     # Opened plainly, it is a store like any other.
     plain = ElasticsearchStore.open(client, index, schema=encoder.schema([kind]))
     assert plain.check(encoder.schema([kind])) == []
@@ -199,3 +210,28 @@ def test_what_does_not_fit_is_named_before_anything_is_written(
         )
         with pytest.raises(DimensionMismatch, match="3 dimensions"):
             backfill(small, encoder)
+
+
+def test_the_line_that_check_prints_makes_check_pass(
+    client: es.Elasticsearch,
+    index: str,
+    kind: Representation,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = "dense" if kind is SPARSE else "sparse"  # which these nodes cannot hold
+    (node,) = client.transport.node_pool.all()
+    url = f"elasticsearch://{node.host}:{node.port}/{index}?{other}=none"
+    command = ["check", url, "--model", str(tiny_model_folder), "--json"]
+    before = CliRunner().invoke(app, command)
+    assert before.exit_code == 1
+    found = [json.loads(line) for line in before.stdout.splitlines()]
+    assert "body (text)" in next(one["message"] for one in found if one["subject"] == "fields")
+    (said,) = [one["message"] for one in found if one["subject"] == "vectors"]
+    line = shlex.split(said[said.index(": m3 ") + 2 :])
+    assert line[:6] == ["m3", "backfill", url, "--text-field", "body", "--into"]
+    assert CliRunner().invoke(app, line[1:]).exit_code == 0
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert CliRunner().invoke(app, ["check", url.partition("?")[0], *command[2:]]).exit_code == 0

@@ -85,6 +85,10 @@ class Theirs:
     def change(self, key: int, body: str) -> None:
         self.client.set_payload("shop", {"body": body}, [key])
 
+    def write_whole(self, key: int) -> None:
+        """As a program does that knows nothing of the new vectors."""
+        self.client.upsert("shop", [models.PointStruct(id=key, vector={"": [2, 1]}, payload=PAYLOADS[key])])
+
     def close(self) -> None:
         self.client.close()
 
@@ -122,6 +126,12 @@ class TheirFolder(Theirs):
     def change(self, key: int, body: str) -> None:
         shard = edge.EdgeShard.load(str(self.folder))
         shard.update(edge.UpdateOperation.set_payload([key], {"body": body}))
+        shard.flush()
+        shard.close()
+
+    def write_whole(self, key: int) -> None:
+        shard = edge.EdgeShard.load(str(self.folder))
+        shard.update(edge.UpdateOperation.upsert_points([edge.Point(key, {"old": [2, 1]}, PAYLOADS[key])]))
         shard.flush()
         shard.close()
 
@@ -177,6 +187,22 @@ def test_vectors_are_added_and_nothing_else_changes(
         new = plain.get([str(2**64 - 1)])[0]
         assert new is not None
         assert new.document.metadata == {"größe": 2**53 + 1, "id": "not the point's id"}
+
+
+def test_a_document_that_lost_its_vectors_is_encoded_again(
+    theirs: Theirs, encoder: M3Encoder, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal.sqlite"
+    with theirs.open() as store:
+        backfill(store, encoder, journal=journal)
+        assert store.count_bare(ALL_REPRESENTATIONS) == 4
+    theirs.write_whole(0)
+    with theirs.open() as store:
+        assert store.count_bare(ALL_REPRESENTATIONS) == 5
+        assert store.bare(["0", UUID, "5", "99"], [DENSE]) == ["0", "5"]
+        again = backfill(store, encoder, journal=journal)
+        assert (again.written, again.skipped) == (1, 2)
+        assert store.count_bare(ALL_REPRESENTATIONS) == 4
 
 
 def test_some_documents_some_channels_and_a_template(theirs: Theirs, encoder: M3Encoder) -> None:

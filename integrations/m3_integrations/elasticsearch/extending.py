@@ -1,6 +1,6 @@
 """What backfilling needs of an index beside the store: fields added, documents copied as they are, aliases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from m3_integrations.elasticsearch import convert
 from m3_integrations.elasticsearch.bulk import index_item
 from m3_integrations.elasticsearch.connection import Connection
 from m3_integrations.elasticsearch.creation import dense_spec, problems
+from m3_integrations.elasticsearch.filters import Query
 from m3_integrations.elasticsearch.layout import META, Layout, Note
 from m3_integrations.elasticsearch.reading import Reader
 
@@ -94,6 +95,30 @@ class Extending:
             self._put_mapping(index, properties, described["mappings"].get("_meta", {}), schema)
         self._fingerprint = schema.fingerprint
         self._layout = self._read_layout()
+
+    def bare(self, ids: Sequence[str], kinds: Collection[Representation]) -> list[str]:
+        """Those of the documents that have no vector of any of the channels."""
+        # Whether a document has lexical weights cannot be asked of an index, only seen.
+        source = {
+            "includes": [self._layout.channels[kind] for kind in kinds if kind is Representation.SPARSE]
+        }
+        query: Query = {"bool": {"filter": [{"ids": {"values": list(ids)}}], "must_not": self._have(kinds)}}
+        body = {"query": query, "size": len(ids), "_source": source, "track_total_hits": False}
+        hits = self._connection.search(body)["hits"]["hits"]
+        return [hit["_id"] for hit in hits if not source["includes"] or not hit.get("_source")]
+
+    def count_bare(self, kinds: Collection[Representation]) -> int | None:
+        """How many documents have no vector of any of the channels; None for lexical weights, which cannot be counted."""
+        if Representation.SPARSE in kinds:
+            return None
+        return self._connection.count({"bool": {"must_not": self._have(kinds)}})
+
+    def _have(self, kinds: Collection[Representation]) -> list[Query]:
+        return [
+            {"exists": {"field": self._layout.channels[kind]}}
+            for kind in kinds
+            if kind is Representation.DENSE
+        ]
 
     def _require(self, schema: Schema, missing: Mapping[Representation, str]) -> None:
         """Raise SchemaMismatch unless the fields that are there fit the model."""

@@ -1,6 +1,6 @@
 """What backfilling needs of a collection beside the store: fields added, documents copied as they are, aliases."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Self
@@ -100,6 +100,31 @@ class Extending:
             if marker != self._layout.marker:
                 self._alter({PROPERTY: marker.dump()})
             self._use(open_layout(self._connection, self.named, partial=True), schema.fingerprint)
+
+    def bare(self, ids: Sequence[str], kinds: Collection[Representation]) -> list[str]:
+        """Those of the documents whose vectors are null, where the fields allow that."""
+        if not (expression := self._without(kinds)):
+            return []
+        names = {key: name for name in ids if (key := primary_key(self._layout, name)) is not None}
+        found: list[str] = []
+        with self._calling():
+            for among, _ in self._table.among(list(names), ROWS_AT_ONCE):
+                rows = self._table.after(None, f"({among}) and {expression}", [], ROWS_AT_ONCE)
+                found += [names[row[self._layout.key.name]] for row in rows]
+        return found
+
+    def count_bare(self, kinds: Collection[Representation]) -> int:
+        """How many documents' vectors are null, where the fields allow that."""
+        with self._calling():
+            expression = self._without(kinds)
+            return self._table.count(expression) if expression else 0
+
+    def _without(self, kinds: Collection[Representation]) -> str:
+        """The expression for documents without any of the vectors; "" where every document must have one."""
+        fields = [self._layout.columns[self._layout.channels[kind]] for kind in kinds]
+        if not all(field.nullable for field in fields):
+            return ""
+        return "(" + " and ".join(f"{field.name} is null" for field in fields) + ")"
 
     def _add(self, kind: Representation, name: str, schema: Schema) -> None:
         if self._layout.lite:

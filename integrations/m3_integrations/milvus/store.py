@@ -401,10 +401,11 @@ class MilvusStore(Extending, ClosingMixin):
     def _record(self, row: Row, vectors: Collection[Representation]) -> Record:
         held = {self._layout.channels[kind] for kind in vectors}
         document = to_document(self._layout, {name: value for name, value in row.items() if name not in held})
-        if not vectors:
+        kinds = [kind for kind in vectors if row[self._layout.channels[kind]] is not None]
+        if not kinds:
             return Record(document)
         width = self._schema.sparse or SPARSE_SPACE
-        return Record(document, vectors_of([row], vectors, self._layout.channels, width=width))
+        return Record(document, vectors_of([row], kinds, self._layout.channels, width=width))
 
     def _best(self, queries: M3Vectors, by: Representation, k: int, condition: Expression) -> list[list[Hit]]:
         hits: list[list[Hit]] = [[] for _ in range(len(queries))]

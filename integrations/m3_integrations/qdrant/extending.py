@@ -1,6 +1,7 @@
 """What backfilling needs of a collection of either engine beside the store: fields added, documents copied as they are."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from m3_core.errors import InputError
@@ -8,6 +9,7 @@ from m3_core.store import Fields, Problem, Schema
 from m3_core.types import ALL_REPRESENTATIONS, M3Vectors, Representation
 from m3_integrations.qdrant import convert
 from m3_integrations.qdrant.engine import Engine, Found, Point
+from m3_integrations.qdrant.filters import Condition
 from m3_integrations.qdrant.layout import Layout, findings, raise_first
 from m3_integrations.qdrant.requests import Requests
 
@@ -64,12 +66,41 @@ class Extending:
             wanted = schema.only(self.named.representations)
             raise_first(findings(self._layout, self.fields, wanted), self._place)
             sizes = {Representation.DENSE: schema.dense, Representation.MULTI: schema.multi}
-            for kind, name in self.lacking(schema).items():
+            missing = self.lacking(schema)
+            if missing and "" in self._layout.vectors:
+                warnings.warn(
+                    f"{self._place} has a vector without a name; now that there are others beside it, programs that "
+                    "write it may have to name it '': try them on a copy (--to) if in doubt",
+                    stacklevel=3,
+                )
+            for kind, name in missing.items():
                 self._engine.add_vector(kind, name, sizes.get(kind) or 0)
             note = self._layout.extended(self.named, schema)
             if note != self._layout.note:
                 self._engine.write_note(note)
             self._use(self._engine.layout())
+
+    def bare(self, ids: Sequence[str], kinds: Collection[Representation]) -> list[str]:
+        """Those of the documents that have no vector of any of the channels."""
+        with self._opened():
+            points = {
+                point: name for name in ids if (point := convert.point_id(name, self.fields)) is not None
+            }
+            named = self._engine.dialect.has_id(list(points))
+            condition = self._without(kinds, [named])
+            found, _ = self._engine.scroll(condition=condition, start=None, limit=len(ids), vectors=())
+            return [points[point.id] for point in found]
+
+    def count_bare(self, kinds: Collection[Representation]) -> int:
+        """How many documents have no vector of any of the channels."""
+        with self._opened():
+            return self._engine.count(self._without(kinds, []))
+
+    def _without(self, kinds: Collection[Representation], others: Sequence[Condition]) -> Condition:
+        dialect = self._engine.dialect
+        return dialect.filter(
+            must=others, must_not=[dialect.has_vector(name) for name in self._requests.names(kinds)]
+        )
 
     def carry(self, source: "Extending", ids: Sequence[str], vectors: M3Vectors | None) -> None:
         """Write points of the source as they are, with these vectors beside those they have."""
