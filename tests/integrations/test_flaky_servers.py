@@ -7,8 +7,9 @@ Qdrant's endpoints from its client's engine in memory (`servers.qdrant_front`).
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import elasticsearch as es
 import pytest
 from qdrant_client import models
 from servers.elasticsearch import Kind, url_of
-from servers.flaky import Fault, FlakyProxy, Plan
+from servers.flaky import ANY_REQUEST, Fault, FlakyProxy, Plan
 from servers.qdrant_front import QdrantFront
 from servers.workload import Tolerance, VectorsOfTexts, Workload, compare, documents
 
@@ -36,23 +37,26 @@ MOST = {Fault.WAIT: 4, Fault.HANGING: 2}
 """Of a fault that takes a second or more."""
 MANY = 20
 """Of each other fault, at least."""
+DOWN = [range(at, at + 10) for at in (300, 700, 1_000)]
+"""Outages that last longer than a store tries again by itself, by the numbers of the requests."""
 
 
-ONE_BY_ONE = [fault for fault in Fault if fault not in (*MOST, Fault.SLOW)]
+ONE_BY_ONE = [fault for fault in ANY_REQUEST if fault not in (*MOST, Fault.SLOW)]
 """The faults after which a request has to be made again, but for those that take long."""
 
 
-def often(rate: float, **options: Any) -> Plan:
-    """A plan for a long run, with each fault in this part of the requests."""
-    return Plan(rates=dict.fromkeys(Fault, rate), most=MOST, **options)
+def often(rate: float, faults: Collection[Fault] = ANY_REQUEST, **options: Any) -> Plan:
+    """A plan for a long run, with each fault in this part of the requests it is for."""
+    rates = {fault: 2.5 * rate if fault is Fault.ITEMS else rate for fault in faults}
+    return Plan(rates=rates, most=MOST, **options)
 
 
 def check_faults(proxy: FlakyProxy) -> None:
     """Every fault happened, most of them often; prints the figures for those who run the tests with ``-s``."""
     faults = proxy.faults()
-    figures = ", ".join(f"{fault.name.lower()} {faults[fault]}" for fault in Fault)
+    figures = ", ".join(f"{fault.name.lower()} {faults[fault]}" for fault in proxy.plan.rates)
     print(f"\n{len(proxy.log)} requests, {faults.total()} spoiled: {figures}")
-    assert all(faults[fault] >= MOST.get(fault, MANY) for fault in Fault), figures
+    assert all(faults[fault] >= MOST.get(fault, MANY) for fault in proxy.plan.rates), figures
     check_pauses(proxy)
 
 
@@ -86,7 +90,7 @@ class TestQdrant:
 
     def test_a_few_batches(self, front: QdrantFront) -> None:
         """Every fourth request is spoiled, in each way but the one that takes long."""
-        faults = [fault for fault in Fault if fault is not Fault.HANGING]
+        faults = [fault for fault in ANY_REQUEST if fault is not Fault.HANGING]
         plan = Plan(first=[None, *(step for fault in 2 * faults for step in (None, None, None, fault))])
         with self.flaky(front, plan) as (proxy, store):
             workload = Workload(store, FULL)
@@ -163,8 +167,8 @@ class TestQdrant:
 
     @pytest.mark.slow
     def test_ingest(self, front: QdrantFront, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        with self.flaky(front, Plan()) as (proxy, store):
-            ingest_twice(proxy, store, FULL, tmp_path / "journal", caplog, rate=0.03)
+        with self.flaky(front, often(0.03, down=DOWN)) as (proxy, store):
+            ingest_twice(proxy, store, FULL, tmp_path / "journal", caplog)
 
 
 @pytest.mark.slow
@@ -194,15 +198,15 @@ class TestElasticsearch:
                 client.options(ignore_status=404).indices.delete(index=index)
 
     def test_writes_and_reads(self) -> None:
-        with self.flaky("dense", often(0.01)) as (proxy, store, schema):
+        with self.flaky("dense", often(0.011, tuple(Fault))) as (proxy, store, schema):
             workload = Workload(store, schema, tolerance=self.TOLERANCE)
             workload.run(BATCHES)
             check_faults(proxy)
             workload.compare()
 
     def test_ingest(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        with self.flaky("lexical", Plan()) as (proxy, store, schema):
-            ingest_twice(proxy, store, schema, tmp_path / "journal", caplog, rate=0.013)
+        with self.flaky("lexical", often(0.014, tuple(Fault), down=DOWN)) as (proxy, store, schema):
+            ingest_twice(proxy, store, schema, tmp_path / "journal", caplog)
 
     @pytest.mark.parametrize("fault", ONE_BY_ONE)
     def test_every_request_is_spoiled_once(self, fault: Fault) -> None:
@@ -248,21 +252,17 @@ def ingest_twice(
     schema: Schema,
     journal: Path,
     caplog: pytest.LogCaptureFixture,
-    *,
-    rate: float,
 ) -> None:
     """A thousand batches, then the same source with changes and gaps; both with faults, and outages of ten requests."""
     encoder, reference = VectorsOfTexts(schema), MemoryStore(schema)
-    down = [range(at, at + 10) for at in (300, 700, 1_000)]
-    proxy.plan = often(rate, down=down)
     with caplog.at_level(logging.WARNING):
         summary = ingest(documents(3 * BATCHES), encoder, store, journal=journal, batch_size=3)
     assert (summary.written, summary.rejected) == (3 * BATCHES, 0)
-    assert len([record for record in caplog.records if "trying again in" in record.message]) >= len(down)
+    assert len([record for record in caplog.records if "trying again in" in record.message]) >= len(DOWN)
     ingest(documents(3 * BATCHES), encoder, reference)
     compare(store, reference)
     check_faults(proxy)
-    proxy.plan = Plan(rates=dict.fromkeys(Fault, rate), most=dict.fromkeys(MOST, 0))
+    proxy.plan = replace(proxy.plan, most=dict.fromkeys(MOST, 0), down=())
     again = ingest(
         documents(2_900, version=3), encoder, store, journal=journal, batch_size=30, delete_missing=True
     )

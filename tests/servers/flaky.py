@@ -1,6 +1,7 @@
 """A proxy that spoils some of what passes through it, by a seeded plan, and keeps a log of it."""
 
 import http.client
+import json
 import os
 import random
 import socket
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 _ERRORS = (500, 502, 503, 504)
@@ -33,11 +34,16 @@ class Fault(StrEnum):
     CUT = "delivered, cut within the answer"
     SLOW = "slow first byte"
     HANGING = "delivered, slower than the client's timeout"
+    ITEMS = "429 or 503 for some items of a bulk request, which are not delivered"
 
     @property
     def is_delivered(self) -> bool:
         """Whether the server gets the request."""
-        return self in (Fault.ERROR_AFTER, Fault.LOST, Fault.CUT, Fault.SLOW, Fault.HANGING)
+        return self not in (Fault.ERROR, Fault.BUSY, Fault.WAIT, Fault.UNSENT)
+
+
+ANY_REQUEST = tuple(fault for fault in Fault if fault is not Fault.ITEMS)
+"""The faults that every request can have; the other is one of Elasticsearch's."""
 
 
 @dataclass(slots=True)
@@ -50,7 +56,6 @@ class Passage:
     began: float
     answered: float = 0.0
     retry_after: int | None = None
-    delivered: bool = False
 
 
 @dataclass
@@ -126,7 +131,10 @@ class FlakyProxy(ThreadingHTTPServer):
     def admit(self, method: str, path: str) -> Passage:
         """Enter a request into the log, with what is to happen to it."""
         with self._lock:
-            passage = Passage(method, path, self.plan.next(), time.monotonic())
+            fault = self.plan.next()
+            if fault is Fault.ITEMS and not urlsplit(path).path.endswith("/_bulk"):
+                fault = None
+            passage = Passage(method, path, fault, time.monotonic())
             self.log.append(passage)
             return passage
 
@@ -168,9 +176,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
             return
         body = self.rfile.read(length)
-        if passage.fault is None or passage.fault.is_delivered:
+        if passage.fault is Fault.ITEMS:
+            answer = self._forward_some(body)
+        elif passage.fault is None or passage.fault.is_delivered:
             answer = self._forward(body)
-            passage.delivered = True
         match passage.fault:
             case Fault.ERROR | Fault.ERROR_AFTER:
                 self._refuse(passage, self.server.plan.chance.choice(_ERRORS))
@@ -183,8 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
             case Fault.CUT:
                 self._cut(*answer)
             case _:
-                pauses = {None: 0.0, Fault.SLOW: _SHORT, Fault.HANGING: self.server.hanging}
-                time.sleep(pauses[passage.fault])
+                pauses = {Fault.SLOW: _SHORT, Fault.HANGING: self.server.hanging}
+                time.sleep(pauses.get(passage.fault or Fault.ITEMS, 0.0))
                 passage.answered = time.monotonic()
                 self._send(b"".join(answer))
 
@@ -199,6 +208,23 @@ class _Handler(BaseHTTPRequestHandler):
         length = answer.headers.get("content-length", "0") if self.command == "HEAD" else str(len(content))
         kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in _PER_HOP]
         return _head(answer.status, [*kept, ("Content-Length", length)]), content
+
+    def _forward_some(self, body: bytes) -> tuple[bytes, bytes]:
+        """Turn away some items of a bulk request, at least one, and let the server answer for the others."""
+        chance, items = self.server.plan.chance, _items(body)
+        refused = set(chance.sample(range(len(items)), chance.randint(1, len(items))))
+        kept = [lines for place, lines in enumerate(items) if place not in refused]
+        answered = iter(())
+        if kept:
+            _, content = self._forward(b"".join(kept))
+            answered = iter(json.loads(content)["items"])
+        results = [
+            _refusal(lines, chance.choice((429, 503))) if place in refused else next(answered)
+            for place, lines in enumerate(items)
+        ]
+        said = json.dumps({"took": 1, "errors": True, "items": results}).encode()
+        headers = [("X-Elastic-Product", "Elasticsearch"), ("Content-Type", "application/json")]
+        return _head(200, [*headers, ("Content-Length", str(len(said)))]), said
 
     def _refuse(self, passage: Passage, status: int, *, retry_after: int | None = None) -> None:
         """An answer of the proxy's own: a page, as proxies give it."""
@@ -230,6 +256,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Keep the tests' output clean."""
+
+
+def _items(body: bytes) -> list[bytes]:
+    """The lines of each item of a bulk request."""
+    lines = iter(body.splitlines(keepends=True))
+    return [line if line.startswith(b'{"delete"') else line + next(lines) for line in lines]
+
+
+def _refusal(lines: bytes, status: int) -> dict[str, Any]:
+    """What a node says of an item that it has no room for."""
+    ((action, target),) = json.loads(lines.splitlines()[0]).items()
+    error = {"type": "es_rejected_execution_exception", "reason": "the queue is full"}
+    return {action: {"_id": target["_id"], "status": status, "error": error}}
 
 
 def _head(status: int, headers: Sequence[tuple[str, str]]) -> bytes:
