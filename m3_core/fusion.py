@@ -52,6 +52,19 @@ class WeightedSum:
         return WeightedSum(1.0, 0.3, 1.0 if multi else 0.0)
 
     @staticmethod
+    def only(representation: Representation | str) -> "WeightedSum":
+        """One channel alone, with its raw scores: ``WeightedSum.only("sparse")``.
+
+        Raises:
+            InputError: there is no such channel.
+        """
+        try:
+            kind = Representation(representation)
+        except ValueError:
+            raise InputError(f"a channel is dense, sparse or multi, not {representation!r}") from None
+        return WeightedSum(**{other.value: float(other is kind) for other in Representation})
+
+    @staticmethod
     def long_documents(*, multi: bool = True) -> "WeightedSum":
         """The paper's weights for long documents: 0.15, 0.5, 0.35; without multi-vectors 0.2, 0.8."""
         return WeightedSum(0.15, 0.5, 0.35) if multi else WeightedSum(0.2, 0.8, 0.0)

@@ -204,9 +204,10 @@ class _Search:
 class Retriever(_Search):
     """Hybrid search over a store with one model.
 
-    fusion: by default the paper's weights for passages over the channels the store holds. candidates: documents
-    each channel contributes (100, or k if more). rescore: where scores come from that the search left open:
-    ``"store"``, or ``"encode"`` to encode the stored text of the candidates for a channel the store does not hold.
+    fusion: by default the paper's weights for passages over the channels the store holds, or the raw scores of a single
+    one. candidates: documents each channel contributes (100, or k if more). rescore: where scores come from that the
+    search left open: ``"store"``, or ``"encode"`` to encode the stored text of the candidates for a channel the store
+    does not hold.
     group_by: a metadata field of which only the best document of each value is returned (chunks: ``parent_id``; dots
     reach into nested objects).
 
@@ -279,10 +280,12 @@ class AsyncRetriever(_Search):
 
 
 def _default_fusion(held: frozenset[Representation]) -> Fusion:
-    weights = {kind.value: weight for kind, weight in zip(Representation, (1.0, 0.3, 1.0), strict=True)}
     if not held:
         raise Unsupported("the store holds none of the representations this model has")
-    return WeightedSum(**{name: weight if name in held else 0.0 for name, weight in weights.items()})
+    if len(held) == 1:
+        return WeightedSum.only(*held)
+    weights = WeightedSum.passages().weights
+    return WeightedSum(**{kind.value: weights.of(kind) if kind in held else 0.0 for kind in Representation})
 
 
 def _collect(answer: Mapping[Representation, Sequence[Sequence[Hit]]], row: int) -> _Found:

@@ -88,6 +88,13 @@ def test_reciprocal_rank_looks_at_ranks_alone(scores: dict[Representation, dict[
     assert ReciprocalRank().fuse(halved) == ReciprocalRank().fuse(scores)
 
 
+def test_one_channel_alone() -> None:
+    assert WeightedSum.only("sparse") == WeightedSum(0, 1, 0)
+    assert WeightedSum.only(MULTI).fuse({DENSE: {"a": 9.0}, MULTI: {"a": 0.25}}) == {"a": 0.25}
+    with pytest.raises(InputError, match="dense, sparse or multi, not 'lexical'"):
+        WeightedSum.only("lexical")
+
+
 def test_presets_are_the_papers() -> None:
     def of(fusion: WeightedSum) -> tuple[float, float, float]:
         return fusion.dense, fusion.sparse, fusion.multi

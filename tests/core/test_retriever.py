@@ -312,6 +312,17 @@ def test_a_channel_that_the_store_lacks_is_refused_with_both_ways_out(
     assert Retriever(encoder, held).fusion == WeightedSum(1.0, 0.3, 0.0)
 
 
+@pytest.mark.parametrize("kind", list(Representation))
+def test_one_channel_alone_keeps_its_raw_scores(
+    encoder: M3Encoder, documents: list[Document], vectors: M3Vectors, kind: Representation
+) -> None:
+    retriever = Retriever(encoder, store_of(encoder, documents, vectors, (kind,)))
+    assert retriever.fusion == WeightedSum.only(kind)
+    hits = retriever.search(documents[0].text, k=3)
+    assert [hit.score for hit in hits] == [hit.scores[kind] for hit in hits]
+    assert hits
+
+
 def test_another_models_store_is_refused(encoder: M3Encoder, xlmr_folder: Path) -> None:
     other = M3Encoder.load(xlmr_folder, device="cpu")
     with pytest.raises(FingerprintMismatch, match=rf"{other.fingerprint}.*{encoder.fingerprint}"):
