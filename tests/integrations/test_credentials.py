@@ -311,7 +311,7 @@ def test_a_client_of_the_callers_is_used_and_left_open(lite: int) -> None:
     client.close()
 
 
-@pytest.mark.parametrize("way", ["variable", "option"])
+@pytest.mark.parametrize("way", ["variable", "option", "another variable"])
 def test_a_key_arrives(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the header that each server reads; an option goes before the environment."""
     heard: list[dict[str, str]] = []
@@ -328,16 +328,23 @@ def test_a_key_arrives(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("QDRANT_API_KEY", "MILVUS_TOKEN", "ELASTICSEARCH_API_KEY"):
         monkeypatch.setenv(name, "from-outside")
-    given = "given" if way == "option" else "from-outside"
+    monkeypatch.setenv("MINE", "given")
+    given = "from-outside" if way == "variable" else "given"
     options = {"api_key": "given"} if way == "option" else {}
+    named = "api_key=env:MINE" if way == "another variable" else ""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         place = f"127.0.0.1:{server.server_address[1]}/pages"
-        for url in (f"qdrant://{place}?https=false", f"elasticsearch://{place}"):
+        for url in (f"qdrant://{place}?https=false&{named}", f"elasticsearch://{place}?{named}"):
             with pytest.warns() if "qdrant" in url else nullcontext(), pytest.raises(StoreError):
                 open_store(url, **options)
         server.shutdown()
     assert heard[0]["api-key"] == given
     assert heard[-1]["authorization"] == f"ApiKey {given}"
     token = {"token": "given"} if way == "option" else {}
-    assert parse_url("milvus://host/pages", token)[0].token == given
+    url = f"milvus://host/pages?{named.replace('api_key', 'token')}"
+    assert parse_url(url, token)[0].token == given
+    with pytest.raises(
+        InputError, match="token=env:NOBODYS names a variable that the environment does not have"
+    ):
+        parse_url("milvus://host/pages?token=env:NOBODYS", {})

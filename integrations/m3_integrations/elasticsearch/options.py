@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import elasticsearch as es
 
 from m3_core.errors import InputError
 from m3_core.store import Fields
 from m3_core.types import Representation
+from m3_core.urls import url_options
 from m3_integrations.elasticsearch.layout import Names
 
 Parser: TypeAlias = Callable[[str], Any]
@@ -78,7 +79,7 @@ def split_url(url: str, options: Mapping[str, Any]) -> tuple[str, str, Options]:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     secure = "https" if scheme.endswith("+https") else "http"
     address = f"{secure}://{host}:{port}" + (f"/{prefix}" if prefix else "")
-    return address, unquote(index), _read({**dict(parse_qsl(query, keep_blank_values=True)), **options})
+    return address, unquote(index), _read({**url_options(query), **options})
 
 
 def _read(options: Mapping[str, Any]) -> Options:

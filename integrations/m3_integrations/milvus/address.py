@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from m3_core.errors import InputError
 from m3_core.extras import require
+from m3_core.urls import url_options
 
 pymilvus = require("pymilvus", extra="milvus")
 
@@ -59,7 +60,7 @@ def parse_url(location: Location, options: Mapping[str, Any]) -> tuple[Address, 
         return _of_client(location, dict(options))
     scheme, separator, rest = location.partition("://")
     place, _, query = rest.partition("?")
-    given = {**dict(parse_qsl(query, keep_blank_values=True)), **options}
+    given = {**url_options(query), **options}
     timeout = _seconds(given.pop("timeout", 60.0))
     if scheme == "milvus+file" and separator:
         path, collection = _lite_place(unquote(place))

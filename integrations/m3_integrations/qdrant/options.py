@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from m3_core.errors import InputError
 from m3_core.filters import check_field
 from m3_core.store import Fields
+from m3_core.urls import url_options
 from m3_integrations.qdrant.filters import quoted
 from m3_integrations.qdrant.layout import Names
 
@@ -25,8 +26,7 @@ _FIELDS = ("dense", "sparse", "multi", "text", "id", "metadata")
 def split_url(url: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """What stands between ``://`` and ``?``, still quoted, and the options of the URL under those given beside it."""
     place, _, query = url.partition("://")[2].partition("?")
-    in_url: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
-    return place, {**in_url, **options}
+    return place, {**url_options(query), **options}
 
 
 def read_options(
