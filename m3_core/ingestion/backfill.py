@@ -96,7 +96,7 @@ def backfill(
     Args:
         to: a `twin` of the store. Documents are copied into it as they are, with the vectors; what the store has no
             longer is deleted there, if it is no more than a tenth. The store itself is only read.
-        switch_alias: an alias of the store that is to lead to the twin once all documents are in it.
+        switch_alias: an alias of the store that leads to the twin once all documents are in it.
         where: only the documents that match.
         encode: the text to encode, as a template like ``"{title}\\n{text}"`` (or ``{body}``, if that is what the
             collection calls it) or a function; by default the text.
@@ -111,7 +111,8 @@ def backfill(
         What was done, in documents; ``without_text`` of them have no text.
 
     Raises:
-        InputError: no document of the first page has a text, no channel is named, an option cannot be used.
+        InputError: none of the first documents has a text, no channel is named or one that the engine cannot hold,
+            the alias is not there or leads elsewhere, an option cannot be used.
         Unsupported: the engine cannot add fields; copy into a twin.
         SchemaMismatch: a field is there and does not fit the model. FingerprintMismatch: it is another model's.
         IngestStopped: the store refused. IngestInterrupted: Ctrl-C.
@@ -121,6 +122,8 @@ def backfill(
         raise InputError(f"the rate is a number of documents per second above 0, not {rate!r}")
     if switch_alias is not None and to is None:
         raise InputError("an alias is switched to a copy; say where that is with to=... (--to)")
+    if switch_alias is not None and where is not None:
+        raise InputError("an alias is switched to a copy of everything; leave the filter out (--where)")
     schema = _schema(store, encoder)
     scan = _Scan(store, where, _template(encode, store), page_size)
     scan.check()
@@ -159,8 +162,9 @@ def backfill(
         summary = run.run(scan.documents(run, schema.representations, copying=to is not None))
     scan.remark()
     if to is not None and switch_alias is not None:
-        if summary.rejected:
-            logger.warning("%d documents are not in the copy, so %s stays", summary.rejected, switch_alias)
+        held, there = to.count(), store.count()
+        if summary.rejected or held < there:
+            logger.warning("the copy has %d of %d documents, so %s stays as it is", held, there, switch_alias)
         else:
             to.switch_alias(switch_alias, _extensible(store))
     return summary
@@ -252,6 +256,8 @@ def _schema(store: Store, encoder: "M3Encoder") -> Schema:
         )
     if missing := wanted - encoder.representations:
         raise RepresentationMissing(f"the model makes no {', '.join(sorted(missing))} vectors")
+    if isinstance(store, Extensible) and (beyond := wanted - store.holds):
+        raise InputError(f"{store.identity} cannot hold {', '.join(sorted(beyond))} vectors (--into)")
     return encoder.schema().only(wanted)
 
 

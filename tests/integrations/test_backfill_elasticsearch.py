@@ -151,6 +151,14 @@ def test_vectors_are_added_and_nothing_else_changes(
 def test_a_copy_has_everything_and_takes_over_the_alias(
     client: es.Elasticsearch, index: str, kind: Representation, encoder: M3Encoder, tmp_path: Path
 ) -> None:
+    if kind is DENSE:  # a vector of another model is not read with the text, but copied with the rest
+        short = {"short": {"type": "dense_vector", "dims": 3, "index": True, "similarity": "cosine"}}
+        client.indices.put_mapping(index=index, properties=short)
+        client.update(index=index, id="plain", routing="r0", doc={"short": [1, 0, 0.5]}, refresh=True)
+        (plain,) = opened(client, index, kind).get(["plain"])
+        assert plain is not None
+        assert "short" not in plain.document.metadata
+        assert '"short": [1, 0, 0.5]' in sources(client, index)["plain"]
     client.indices.put_alias(index=index, name=f"{index}-alias", filter={"exists": {"field": "title"}})
     before = sources(client, index)
     store = opened(client, index, kind)

@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_named(theirs: Theirs, encoder: M3Encoder) -> None:
         backfill(store, encoder)
     with (
         open_partial(theirs.url("shop"), text="body", multi="many") as store,
-        pytest.raises(Unsupported, match="no multi-vectors"),
+        pytest.raises(InputError, match="cannot hold multi"),
     ):
         backfill(store, encoder)
     with open_partial(theirs.url("shop"), **NAMES) as store:

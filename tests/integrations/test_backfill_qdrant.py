@@ -319,9 +319,32 @@ class TestCopy:
         theirs.client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
         with pytest.raises(InputError, match="leads to 'other', not to 'shop'"):
             backfill(store, encoder, to=twin, switch_alias="elsewhere")
+        with pytest.raises(InputError, match="leave the filter out"):
+            backfill(store, encoder, to=twin, switch_alias="live", where={"n": 5})
         assert twin.count() == 0
         with pytest.raises(Unsupported, match="not 'milvus://db/copy'"):
             store.twin("milvus://db/copy", encoder.schema())
+
+    def test_an_alias_stays_while_the_copy_lacks_something(
+        self,
+        theirs: Theirs,
+        encoder: M3Encoder,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        store = self.open(theirs)
+        twin = store.twin("qdrant://:memory:/copy", encoder.schema())
+        carry = twin.carry
+
+        def losing(source: Any, ids: Any, vectors: Any) -> None:
+            if "0" in ids:
+                raise InputError("refused")
+            carry(source, ids, vectors)
+
+        monkeypatch.setattr(twin, "carry", losing)
+        assert backfill(store, encoder, to=twin, switch_alias="live").rejected == 1
+        assert "6 of 7 documents, so live stays" in caplog.text
+        assert theirs.client.get_aliases().aliases[0].collection_name == "shop"
 
 
 def test_what_vanishes_meanwhile_is_rejected_and_a_passing_fault_tried_again(

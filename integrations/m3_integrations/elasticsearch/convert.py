@@ -97,7 +97,8 @@ def source_filter(layout: Layout, vectors: Collection[Representation]) -> Source
     option, `m3_integrations.elasticsearch.connection.Connection.search` sees to that.
     """
     unwanted = [name for kind, name in layout.channels.items() if kind not in vectors]
-    excluded = [*unwanted, *([] if layout.terms is None else [layout.terms])]
+    hidden = layout.hidden - {*layout.channels.values()}
+    excluded = [*unwanted, *sorted(hidden), *([] if layout.terms is None else [layout.terms])]
     asked: Source = {"excludes": excluded} if excluded else {}
     return {**asked, "exclude_vectors": False} if vectors else asked
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import elasticsearch as es
 
-from m3_core.checks import check_fingerprint
+from m3_core.checks import check_fingerprint, check_held
 from m3_core.errors import DimensionMismatch, InputError, SchemaMismatch, StoreError, Unsupported
 from m3_core.store import Fields, Problem, Schema
 from m3_core.types import M3Vectors, Representation
@@ -37,6 +37,7 @@ _OF_ONE_INDEX = frozenset(
 class Extending:
     """The part of a store that `m3_core.extending.Extensible` names; mixed into the store."""
 
+    holds: ClassVar[frozenset[Representation]]
     _connection: Connection
     _layout: Layout
     _fingerprint: str | None
@@ -78,8 +79,7 @@ class Extending:
     def extend(self, schema: Schema) -> None:
         """Add the fields that are lacking, and note the model in ``_meta``; see `m3_core.extending.Extensible`."""
         missing, layout = self.lacking(schema), self._layout
-        if Representation.MULTI in missing:
-            raise Unsupported(f"{self.place}: Elasticsearch holds no multi-vectors; leave multi out (--into)")
+        check_held(missing, self.holds)
         check_fingerprint(self._fingerprint, schema.fingerprint, self.place)
         self._require(schema.only(layout.fields.representations - missing.keys()), missing)
         specs: dict[Representation, dict[str, Any]] = {

@@ -23,6 +23,7 @@ Names: TypeAlias = Mapping[str, str | None]
 """Some fields of `Fields` by name."""
 
 _TYPES = {Representation.DENSE: "dense_vector", Representation.SPARSE: "rank_features"}
+_VECTORS = frozenset({"dense_vector", "sparse_vector", "rank_features", "rank_vectors"})
 _SIMILARITIES = ("dot_product", "cosine", "max_inner_product")
 _SPARSE_ERROR = 2.0**-8
 """Of a score of at most 1: `rank_features` keeps a weight's first 9 binary digits and cuts off the rest."""
@@ -64,7 +65,10 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An index, read from its description. mapping: every mapped field by path; dense: the dense field's own spec."""
+    """An index, read from its description.
+
+    mapping: every mapped field by path; dense: the dense field's own spec; hidden: fields that no document shows.
+    """
 
     name: str
     uuid: str
@@ -74,6 +78,7 @@ class Layout:
     dynamic: bool
     note: Note | None = None
     window: int = MOST_HITS
+    hidden: frozenset[str] = frozenset()
 
     @property
     def channels(self) -> Mapping[Representation, str]:
@@ -218,6 +223,8 @@ def read_layout(answer: Mapping[str, Any], wanted: Fields | Names | None, *, par
         dynamic=str(dynamic).lower() in ("true", "strict"),
         note=note,
         window=int(index.get("max_result_window", MOST_HITS)),
+        # Who wants to read all texts does not want all vectors of other models with them.
+        hidden=frozenset(path for path, field in mapping.items() if partial and field.type in _VECTORS),
     )
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from m3_core.checks import check_fingerprint
+from m3_core.checks import check_fingerprint, check_held
 from m3_core.errors import DimensionMismatch, InputError, SchemaMismatch, StoreError, Unsupported
 from m3_core.store import Fields, Schema
 from m3_core.types import M3Vectors, Representation
@@ -41,6 +41,7 @@ _AUTOMATIC = "its primary keys are assigned by Milvus, so that its documents can
 class Extending:
     """The part of a store that `m3_core.extending.Extensible` names; mixed into the store."""
 
+    holds: ClassVar[frozenset[Representation]]
     named: Fields
     _connection: Connection
     _layout: Layout
@@ -83,8 +84,7 @@ class Extending:
     def extend(self, schema: Schema) -> None:
         """Add the fields that are lacking, and note the model; see `m3_core.extending.Extensible`."""
         missing = self.lacking(schema)
-        if Representation.MULTI in missing:
-            raise Unsupported(f"{self.place}: Milvus holds no multi-vectors; leave multi out (--into)")
+        check_held(missing, self.holds)
         check_fingerprint(self._fingerprint, schema.fingerprint, self.place)
         there = schema.only(self.named.representations - missing.keys())
         if found := problems(self._layout, self._fingerprint, there):

@@ -220,7 +220,9 @@ class MilvusStore(Extending, ClosingMixin):
         """
         if not url.startswith("milvus"):
             named = without_secrets(url)
-            raise Unsupported(f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {named!r}")
+            raise Unsupported(
+                f"{self.place} is copied as it is, to a URL like {self.place}_m3, not {named!r}"
+            )
         with ExitStack() as stack:
             connection = Connection(beside(url, self._connection.address), create=True)
             stack.callback(connection.close)
