@@ -75,6 +75,16 @@ class TestSizes:
                 assert record.vectors.multi is not None
                 np.testing.assert_array_equal(record.vectors.multi[0], row)
 
+    def test_many_ids_are_deleted_in_several_requests(self) -> None:
+        schema = Schema(dense=8)
+        names = [str(number) for number in range(25_000)]
+        with QdrantFront(limit=1 << 19) as front, _store(front, schema) as store:
+            some = [names[0], "other", names[-1]]
+            store.upsert([Document(name) for name in some], corpus.vectors(schema, 3))
+            store.delete(names)
+            assert scan_ids(store) == ["other"]
+            assert {received.status for received in front.log} == {200}
+
     @pytest.mark.parametrize("status", [400, 413])
     def test_what_is_too_large_for_a_smaller_limit_is_halved(self, status: int) -> None:
         schema = Schema(dense=8)

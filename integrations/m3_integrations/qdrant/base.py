@@ -173,8 +173,7 @@ class QdrantBase(Extending, ClosingMixin):
         condition = self._requests.condition(where)
         with self._opened():
             points = [point for name in ids if (point := convert.point_id(name, self.fields)) is not None]
-            if points:
-                self._engine.delete(points)
+            self._requests.delete(points)
             if condition is not None:
                 self._engine.delete_matching(condition)
 

@@ -25,6 +25,7 @@ REQUEST_BYTES = 24 << 20
 """Of one write or batch of queries, as JSON; a server takes 32 MiB."""
 _IDS_AT_ONCE = 512
 """Points read by id in one request."""
+_DELETED_AT_ONCE = 10_000
 _ID_BYTES = 40
 
 
@@ -93,6 +94,11 @@ class Requests:
         for start in range(0, len(known), _IDS_AT_ONCE):
             some = known[start : start + _IDS_AT_ONCE]
             yield from self.engine.retrieve(some, payload=payload, vectors=self.names(kinds))
+
+    def delete(self, points: Sequence[PointId]) -> None:
+        """Delete the points, as many in one request as go into one."""
+        for start in range(0, len(points), _DELETED_AT_ONCE):
+            self.engine.delete(points[start : start + _DELETED_AT_ONCE])
 
     def write(self, points: Iterable[Point], send: Callable[[Sequence[Point]], None]) -> None:
         """Send the points in batches; no more than one batch is held at a time.
