@@ -50,7 +50,8 @@ def copy(
     """Copy documents with their vectors from one store into another; nothing is encoded.
 
     What TO cannot hold is said before anything is written, and is left behind only where --drop names it. Documents
-    of the same id are replaced, others in TO stay. Interrupted, the same command with --resume goes on.
+    of the same id are replaced, others in TO stay. Interrupted, the same command with --resume goes on. Servers that want
+    different keys have them in their URLs, as ?api_key=env:VARIABLE (Milvus: token).
 
     Examples:
 
