@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from m3_core.errors import InputError, StoreUnavailable
+from m3_core.errors import InputError, StoreError, StoreUnavailable
 from m3_core.store import Fields, Schema
 from m3_core.testing import corpus
 from m3_core.types import Document, M3Vectors
@@ -157,6 +157,15 @@ def test_requests_that_failed_for_a_passing_reason_are_made_again(
     server.bulk = lambda turn, ids: trouble
     with pytest.raises(StoreUnavailable):
         upsert(store, "ab")
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
+def test_what_will_not_pass_is_asked_once(server: Scripted, store: ElasticsearchStore, status: int) -> None:
+    server.bulk = lambda turn, ids: (status, {"error": {"type": "some", "reason": "for good"}}, {})
+    with pytest.raises(StoreError, match=rf"for good \({status}\)") as caught:
+        upsert(store, "ab")
+    assert not isinstance(caught.value, StoreUnavailable)
+    assert server.batches == [["a", "b"]]
 
 
 def test_the_servers_own_pause_is_kept(

@@ -589,6 +589,14 @@ class TestServerErrors:
         with pytest.raises(StoreUnavailable, match=r"does not answer.*https"):
             open_store("qdrant://127.0.0.1:9/pages?retries=1", **options)
 
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422])
+    def test_what_will_not_pass_is_asked_once(self, port: int, status: int) -> None:
+        _Answers.status, _Answers.body, _Answers.extra = status, '{"status": {"error": "for good"}}', {}
+        with pytest.raises(StoreError, match=f"{status} .*for good") as caught:
+            open_store(f"qdrant://127.0.0.1:{port}/pages")
+        assert not isinstance(caught.value, StoreUnavailable)
+        assert len(_Answers.keys) == 1
+
     @pytest.mark.parametrize("status", [429, 503])
     def test_the_pause_that_is_asked_for_reaches_the_caller(self, port: int, status: int) -> None:
         """It is longer than a store waits by itself, so that there is one request."""
