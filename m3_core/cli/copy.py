@@ -140,7 +140,7 @@ def _plan(
     opened: ExitStack,
 ) -> _Plan:
     """What the target holds, or could, and whether it fits; nothing is written or made."""
-    from m3_core.ingestion.copy import check_copy, kept_channels, schema_of
+    from m3_core.ingestion.copy_checks import check_copy, kept_channels, schema_of
     from m3_core.store import channels_of, open_store
     from m3_core.text import without_secrets
 

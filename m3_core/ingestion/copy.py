@@ -10,23 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m3_core.checks import check_fingerprint, check_size
-from m3_core.errors import (
-    FingerprintMismatch,
-    IngestInterrupted,
-    IngestStopped,
-    InputError,
-    M3Error,
-    SchemaMismatch,
-    StoreError,
-    Unsupported,
-)
+from m3_core.checks import check_size
+from m3_core.errors import IngestInterrupted, IngestStopped, InputError, M3Error, StoreError
 from m3_core.filters import Where
+from m3_core.ingestion.copy_checks import check_copy, names
 from m3_core.ingestion.rejects import RejectLog, refusal
 from m3_core.ingestion.summary import IngestSummary
 from m3_core.progress import bar
 from m3_core.retrying import patiently
-from m3_core.store import Checking, Schema, Store
+from m3_core.store import Schema, Store
 from m3_core.types import Document, M3Vectors, Ragged, Record, Representation
 
 if TYPE_CHECKING:
@@ -36,8 +28,6 @@ logger = logging.getLogger("m3_core.copy")
 
 PAGE_BYTES = 8 << 20
 """Of vectors that are read at once; as JSON, which several engines speak, they are five times as many."""
-UNKNOWN_VOCABULARY = 2**31 - 1
-"""From this width on, lexical weights are over all ids that an engine can hold, because it knows of no vocabulary."""
 _FIRST = 16
 """Documents read at once until their size is known."""
 
@@ -58,7 +48,8 @@ def copy_store(
     """Write the documents of one store into another, with the vectors that the target holds.
 
     Documents of the same id are replaced, others in the target stay. A second run repeats the first; with
-    ``resume`` it passes over what the target has. `schema_of` says what to make a new target for.
+    ``resume`` it passes over what the target has. `m3_core.ingestion.copy_checks.schema_of` says what to
+    make a new target for.
 
     A document that lacks dense vectors or lexical weights which the target holds is not copied but rejected, as is one
     that the target refuses; without multi-vectors it has none in the target either, since an empty one is the same.
@@ -88,107 +79,6 @@ def copy_store(
     sizes = check_copy(source, target, drop, model)
     with closing(RejectLog(None if rejects is None else Path(rejects), strict=False)) as log:
         return _Copy(source, target, sizes, log, where, resume, batch_size, patience).run(progress)
-
-
-def check_copy(
-    source: Store, target: Store, drop: Collection[Representation] = (), model: Schema | None = None
-) -> Schema:
-    """What of the source will be copied into this target; raises as `copy_store` does. Nothing is written."""
-    if source.identity == target.identity:
-        raise InputError(f"{source.identity} is both the source and the target")
-    held = target.capabilities.representations
-    kinds = kept_channels(source, held, target.identity, drop)
-    if lacking := held - kinds:
-        raise SchemaMismatch(
-            f"{target.identity} holds {_names(lacking)} vectors, and {source.identity} has none; copy into a new store, "
-            "and let m3 backfill add the others there"
-        )
-    stated = None if model is None else model.fingerprint
-    check_fingerprint(source.fingerprint, stated, source.identity)
-    made_by = source.fingerprint or stated
-    check_fingerprint(target.fingerprint, made_by, target.identity)
-    if target.fingerprint is not None and made_by is None:
-        raise FingerprintMismatch(
-            f"{target.identity} holds vectors of the model {target.fingerprint}, and {source.identity} does not say "
-            "whose it holds; if they are of the same model, name it (--model, or model=encoder.schema())"
-        )
-    sizes = _sizes(source, kinds) if model is None else model.only(kinds)
-    known = sizes.sparse is None or sizes.sparse < UNKNOWN_VOCABULARY
-    if known and isinstance(target, Checking) and (problems := target.check(sizes)):
-        found = "; ".join(f"{problem.what}: {problem.remedy}" for problem in problems)
-        raise SchemaMismatch(f"{target.identity} does not fit: {found}")
-    return sizes
-
-
-def kept_channels(
-    source: Store, held: Collection[Representation], target: str, drop: Collection[Representation]
-) -> frozenset[Representation]:
-    """The channels of the source that a target which holds (or can hold) these will have.
-
-    Raises:
-        Unsupported: one is lost, and it is not among ``drop``; or none is left.
-    """
-    has = source.capabilities.representations
-    lost = has - set(held)
-    if lost - set(drop):
-        options = " ".join(f"--drop {kind.value}" for kind in Representation if kind in lost)
-        raise Unsupported(
-            f"{source.identity} holds {_names(has)}, but {target} does not hold {_names(lost)}; "
-            f"to copy without, add {options}"
-        )
-    kept = has - lost
-    if not kept:
-        raise Unsupported(f"{target} holds no channel of {source.identity}")
-    return kept
-
-
-def schema_of(
-    store: Store, kinds: Collection[Representation] | None = None, model: Schema | None = None
-) -> Schema:
-    """What a new store must be made for to hold what this one holds, read off its first documents.
-
-    kinds: the channels that are wanted, by default all. model: the schema of the model that made the vectors, where
-    the store does not say.
-
-    Raises:
-        InputError: no document has a vector of a channel, or the size of the vocabulary is not known.
-        FingerprintMismatch: the store says that another model made its vectors.
-    """
-    wanted = store.capabilities.representations if kinds is None else frozenset(kinds)
-    if model is not None:
-        check_fingerprint(store.fingerprint, model.fingerprint, store.identity)
-        return model.only(wanted)
-    schema = _sizes(store, wanted)
-    if schema.sparse is not None and schema.sparse >= UNKNOWN_VOCABULARY:
-        raise InputError(
-            f"{store.identity} does not say over how many tokens its lexical weights are, which a new store has to "
-            "know; name the model that made them (--model, or model=encoder.schema())"
-        )
-    return schema
-
-
-def _sizes(store: Store, wanted: frozenset[Representation]) -> Schema:
-    schema = Schema(fingerprint=store.fingerprint)
-    cursor = None
-    while missing := wanted - schema.representations:
-        page = store.scan(vectors=missing, cursor=cursor, size=_FIRST)
-        for record in page.records:
-            schema = _widen(schema, record.vectors or M3Vectors())
-        cursor = page.cursor
-        if cursor is None:
-            break
-    if missing := wanted - schema.representations:
-        raise InputError(f"no document in {store.identity} has {_names(missing)} vectors to copy")
-    return schema
-
-
-def _widen(schema: Schema, vectors: M3Vectors) -> Schema:
-    return replace(
-        schema,
-        dense=schema.dense if vectors.dense is None else vectors.dense.shape[1],
-        sparse=schema.sparse if vectors.sparse is None else vectors.sparse.shape[1],
-        multi=schema.multi if vectors.multi is None else vectors.multi.values.shape[1],
-    )
 
 
 @dataclass(slots=True)
@@ -272,7 +162,9 @@ class _Copy:
             ]
 
     def _copy(self, records: Sequence[Record]) -> None:
-        whole = [(record.document, vectors) for record in records if (vectors := self._vectors(record))]
+        whole = [
+            (record.document, vectors) for record in records if (vectors := self._vectors(record)) is not None
+        ]
         if whole:
             vectors = M3Vectors.concat([vectors for _, vectors in whole])
             self._write([document for document, _ in whole], vectors)
@@ -284,7 +176,7 @@ class _Copy:
         held = (record.vectors or M3Vectors()).only(self.sizes.representations)
         missing = self.sizes.representations - held.representations
         if missing - {Representation.MULTI}:
-            self._reject(record.document, f"it has no {_names(missing)} vectors")
+            self._reject(record.document, f"it has no {names(missing)} vectors")
             return None
         if missing:
             empty = np.zeros((0, self.sizes.multi or 0), np.float32)
@@ -342,10 +234,6 @@ def _bytes(vectors: M3Vectors) -> int:
     dense = 0 if vectors.dense is None else vectors.dense.nbytes
     sparse = 0 if vectors.sparse is None else vectors.sparse.data.nbytes + vectors.sparse.indices.nbytes
     return int(dense + sparse + (0 if vectors.multi is None else vectors.multi.values.nbytes))
-
-
-def _names(kinds: Collection[Representation]) -> str:
-    return ", ".join(kind.value for kind in Representation if kind in kinds)
 
 
 def _progress(shown: bool, total: int) -> AbstractContextManager[Callable[[int], None]]:

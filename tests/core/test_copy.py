@@ -22,7 +22,8 @@ from m3_core.errors import (
     StoreUnavailable,
     Unsupported,
 )
-from m3_core.ingestion.copy import PAGE_BYTES, schema_of
+from m3_core.ingestion.copy import PAGE_BYTES
+from m3_core.ingestion.copy_checks import schema_of
 from m3_core.store import Page
 from m3_core.testing import corpus
 from m3_core.types import Document, M3Vectors, Ragged, Representation

@@ -21,7 +21,7 @@ from m3_core import Document, M3Vectors, MemoryStore, Representation, Retriever,
 from m3_core.cli import app
 from m3_core.encoder import M3Encoder
 from m3_core.fusion import WeightedSum
-from m3_core.ingestion.copy import schema_of
+from m3_core.ingestion.copy_checks import schema_of
 from m3_core.testing import corpus
 
 pytest.importorskip("qdrant_edge")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from m3_core import Document, M3Vectors, MemoryStore, Representation, Schema, SplitStore, Store, copy_store
 from m3_core.cli import app
-from m3_core.ingestion.copy import schema_of
+from m3_core.ingestion.copy_checks import schema_of
 from m3_core.testing import corpus
 from m3_integrations.elasticsearch import ElasticsearchStore
 from m3_integrations.qdrant import QdrantEdgeStore
