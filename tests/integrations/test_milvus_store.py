@@ -18,7 +18,7 @@ from m3_core.testing import corpus
 from m3_core.testing.base import assert_same_document, scan_ids
 from m3_core.types import Document, M3Vectors, Representation
 from m3_integrations.milvus import MilvusStore, connection, convert, table
-from m3_integrations.milvus.address import parse_url, pymilvus, pymilvus
+from m3_integrations.milvus.address import parse_url, pymilvus
 from m3_integrations.milvus.layout import PROPERTY
 
 DENSE, SPARSE = Representation.DENSE, Representation.SPARSE
