@@ -102,7 +102,7 @@ class ClientEngine:
         return Layout(vectors, sparse, Note.from_json((config.metadata or {}).get(METADATA_KEY)))
 
     def add_vector(self, kind: Representation, name: str, size: int) -> None:
-        """Add a named vector.
+        """Add a named vector; one that is there with these settings is left as it is.
 
         Raises:
             Unsupported: the server is older than 1.18, the first that can.
@@ -124,10 +124,7 @@ class ClientEngine:
                 raise Unsupported(
                     f"{self._call.place}: this server cannot add vectors to a collection (1.18 and later can)"
                 ) from error
-            # If the answer was lost and the request made again, the vector is there already.
-            layout = self.layout()
-            if name not in (layout.sparse if kind is Representation.SPARSE else layout.vectors):
-                raise
+            raise
         if kind is Representation.MULTI and not self._is_local:
             bare = models.VectorParamsDiff(hnsw_config=models.HnswConfigDiff(m=0))
             self._call(lambda: self._client.update_collection(self._collection, vectors_config={name: bare}))
