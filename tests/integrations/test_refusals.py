@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from elasticsearch import Elasticsearch
 from qdrant_client import QdrantClient, models
-from servers.elasticsearch import url_of
+from servers.elasticsearch import Kind, url_of
 from servers.flaky import Fault, FlakyProxy, Plan
 from servers.qdrant_front import QdrantFront
 from servers.strangers import answering, nobody, refusing_calls, speaking
@@ -302,11 +302,12 @@ def index(client: Elasticsearch, request: pytest.FixtureRequest, monkeypatch: py
     return name
 
 
-def es_url(name: str) -> str:
-    return (
-        url_of("lexical").replace("http", "elasticsearch", 1)
-        + f"/{name}?dense=none&shards=1&replicas=0&retries=1"
-    )
+def es_url(name: str, kind: Kind = "lexical") -> str:
+    """The URL of an index without the other channel."""
+    scheme, _, place = url_of(kind).partition("://")
+    secure = "+https" if scheme == "https" else ""
+    without = "dense" if kind == "lexical" else "sparse"
+    return f"elasticsearch{secure}://{place}/{name}?{without}=none&shards=1&replicas=0&retries=1"
 
 
 def unblock(client: Elasticsearch, line: str) -> None:
@@ -361,3 +362,28 @@ def test_index_that_is_missing_or_of_another_model(
         refused("holds vectors of the model .* but this model is .*write into another", *command)
     client.indices.refresh(index=index)
     assert client.count(index=index)["count"] == 12
+
+
+@pytest.mark.slow
+def test_index_of_another_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ELASTICSEARCH_API_KEY")
+    name = "m3-refusals-of-eight"
+    mappings = {
+        "properties": {
+            "text": {"type": "text"},
+            "dense": {"type": "dense_vector", "dims": 8, "index": True, "similarity": "dot_product"},
+        }
+    }
+    with Elasticsearch(url_of("dense"), request_timeout=120) as client:
+        client.indices.create(index=name, mappings=mappings, settings={"number_of_replicas": 0})
+        try:
+            store = es_url(name, "dense")
+            says = r"(32.*\b8|\b8\b.*32).*use"
+            refused(says, "search", store, "q")
+            refused(says, "ingest", "pages.jsonl", store)
+            done = m3("check", store)
+            assert done.exit_code == 1
+            assert re.search(says, done.stdout)
+            assert client.count(index=name)["count"] == 0
+        finally:
+            client.indices.delete(index=name)
