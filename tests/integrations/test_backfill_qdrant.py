@@ -1,14 +1,18 @@
 """Backfilling Qdrant collections that others made: `:memory:` by the client, and Qdrant Edge."""
 
 import json
+import shlex
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from m3_core.cli import app
 from m3_core.encoder import M3Encoder
 from m3_core.errors import (
     DimensionMismatch,
@@ -30,6 +34,7 @@ pytest.importorskip("qdrant_edge")
 
 import qdrant_edge as edge
 from qdrant_client import QdrantClient, models
+from servers.qdrant_front import ROUTES, QdrantFront
 
 from m3_integrations.qdrant import QdrantEdgeStore, QdrantStore
 from m3_integrations.qdrant.base import QdrantBase
@@ -61,10 +66,11 @@ def encoder(tiny_model_folder: Path) -> M3Encoder:
 class Theirs:
     """Somebody's collection, read and written with the engine's own means."""
 
-    can_copy = True
-
-    def __init__(self) -> None:
-        self.client = QdrantClient(":memory:")
+    def __init__(self, url: str | None = None) -> None:
+        """url: of a server; in memory without."""
+        self.client = (
+            QdrantClient(":memory:") if url is None else QdrantClient(url, check_compatibility=False)
+        )
         size = models.VectorParams(size=2, distance=models.Distance.COSINE)
         self.client.create_collection("shop", vectors_config=size)
         self.client.upsert(
@@ -95,8 +101,6 @@ class Theirs:
 
 class TheirFolder(Theirs):
     """The same in a folder of Qdrant Edge."""
-
-    can_copy = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "shop"
@@ -139,11 +143,18 @@ class TheirFolder(Theirs):
         pass
 
 
-@pytest.fixture(params=["memory", "edge"])
+@pytest.fixture(params=["memory", "http", "edge"])
 def theirs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Theirs]:
-    found = Theirs() if request.param == "memory" else TheirFolder(tmp_path)
-    yield found
-    found.close()
+    with ExitStack() as stack:
+        match request.param:
+            case "memory":
+                found = Theirs()
+            case "http":
+                found = Theirs(stack.enter_context(QdrantFront()).url)
+            case _:
+                found = TheirFolder(tmp_path)
+        yield found
+        found.close()
 
 
 def test_vectors_are_added_and_nothing_else_changes(
@@ -420,3 +431,55 @@ def test_the_rate_is_kept(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch) -
     theirs = Theirs()
     assert backfill(theirs.open(), encoder, rate=0.5).written == 3
     assert sum(slept) == pytest.approx(4.0)  # the third document is begun 4 s after the first
+
+
+class TestCommands:
+    """As it is typed, over HTTP to a front of the tests', which stands in for a server."""
+
+    @pytest.fixture
+    def shop(
+        self, tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[tuple[Theirs, str]]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("M3_MODEL", str(tiny_model_folder))
+        with QdrantFront() as front:
+            theirs = Theirs(front.url)
+            alias = models.CreateAlias(collection_name="shop", alias_name="live")
+            theirs.client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+            yield theirs, f"qdrant://127.0.0.1:{front.server_port}/shop"
+            theirs.close()
+
+    def advised(self, url: str) -> list[str]:
+        done = CliRunner().invoke(app, ["check", url, "--json"])
+        assert done.exit_code == 1
+        messages = [json.loads(line)["message"] for line in done.stdout.splitlines()]
+        (said,) = [message for message in messages if ": m3 backfill" in message]
+        return shlex.split(said[said.index(": m3 ") + 2 :])[1:]
+
+    def test_the_line_that_check_prints_makes_check_pass(self, shop: tuple[Theirs, str]) -> None:
+        theirs, url = shop
+        before = theirs.payloads()
+        arguments = self.advised(url)
+        assert arguments[1:6] == [url, "--text-field", "body", "--into", "dense=dense,sparse=sparse"]
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+        assert CliRunner().invoke(app, ["check", url]).exit_code == 0
+        assert theirs.payloads() == before
+
+    def test_a_server_that_cannot_add_vectors(
+        self, shop: tuple[Theirs, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Servers before 1.18 do not know the endpoint: the error says the line that makes a copy."""
+        theirs, url = shop
+        monkeypatch.delitem(ROUTES, ("PUT", r"/collections/([^/]+)/vectors/([^/]+)"))  # type: ignore[misc]
+        before = theirs.payloads()
+        done = CliRunner().invoke(app, self.advised(url))
+        assert done.exit_code == 1
+        assert "1.18 and later can" in done.stderr
+        line = shlex.split(done.stderr[done.stderr.index(": m3 backfill") + 2 :])
+        assert line[-2:] == ["--to", f"{url}_m3"]
+        assert theirs.client.get_collection("shop").config.params.sparse_vectors is None
+        copied = CliRunner().invoke(app, [*line[1:], "--switch-alias", "live"])
+        assert copied.exit_code == 0, copied.output
+        assert theirs.payloads("live") == theirs.payloads("shop_m3") == before
+        assert theirs.client.get_aliases().aliases[0].collection_name == "shop_m3"
+        assert CliRunner().invoke(app, ["check", f"{url}_m3"]).exit_code == 0

@@ -98,6 +98,11 @@ def _count(client: QdrantClient, name: str, body: models.CountRequest) -> models
 _POINTS = r"/collections/([^/]+)/points"
 ROUTES: Mapping[tuple[str, str], tuple[Any, Answer]] = {
     ("GET", r"/collections"): (None, lambda client, _, __: client.get_collections()),
+    ("GET", r"/aliases"): (None, lambda client, _, __: client.get_aliases()),
+    ("POST", r"/collections/aliases"): (
+        models.ChangeAliasesOperation,
+        lambda client, _, body: client.update_collection_aliases(body.actions),
+    ),
     ("GET", r"/collections/([^/]+)/exists"): (
         None,
         lambda client, name, _: {"exists": client.collection_exists(name)},
@@ -118,6 +123,10 @@ ROUTES: Mapping[tuple[str, str], tuple[Any, Answer]] = {
     ("PUT", _POINTS + "/vectors"): (
         models.UpdateVectors,
         lambda client, name, body: client.update_vectors(name, body.points),
+    ),
+    ("POST", _POINTS + "/payload"): (
+        models.SetPayload,
+        lambda client, name, body: client.set_payload(name, body.payload, body.points),
     ),
     ("POST", _POINTS + "/vectors/delete"): (models.DeleteVectors, _delete_vectors),
     ("POST", _POINTS + "/delete"): (

@@ -11,6 +11,7 @@ from qdrant_client import QdrantClient, models
 from m3_core.errors import InputError, StoreError, StoreNotFound, Unsupported
 from m3_core.store import Fields, Schema
 from m3_core.text import without_secrets
+from m3_core.types import Representation
 from m3_integrations.qdrant import options as opt
 from m3_integrations.qdrant.base import LongMulti, QdrantBase
 from m3_integrations.qdrant.connection import CONNECTING, Connection, connected, split_place
@@ -201,8 +202,12 @@ class QdrantStore(Aliased, QdrantBase):
         connecting = {name: settings[name] for name in settings.keys() & CONNECTING}
         with connected(engine.client if same else location, **connecting) as connection:
             if not connection.exists(collection):
+                missing = self.lacking(schema)
+                dense, sparse, multi = (missing.get(kind) for kind in Representation)
+                names = Fields(dense, sparse, multi)
+                added = _vectors(schema, names, "float32", None, None, None)
                 call = connection.calls(collection)
-                make_alike(engine.client, self._name, connection.client, collection, call)
+                make_alike(engine.client, self._name, connection.client, collection, call, *added)
             return self.open(connection, collection, fields=self.named, partial=True)
 
 

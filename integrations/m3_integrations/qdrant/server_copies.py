@@ -1,5 +1,6 @@
 """A collection of a server made after another one, and the alias that leads to either."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -11,8 +12,16 @@ from m3_integrations.qdrant.server_engine import METADATA_KEY, ClientEngine, is_
 from m3_integrations.qdrant.server_errors import Calls
 
 
-def make_alike(source: QdrantClient, name: str, target: QdrantClient, collection: str, call: Calls) -> None:
-    """Make an empty collection with the vectors, the settings and the payload indexes of another one."""
+def make_alike(
+    source: QdrantClient,
+    name: str,
+    target: QdrantClient,
+    collection: str,
+    call: Calls,
+    vectors: Mapping[str, models.VectorParams],
+    sparse: Mapping[str, models.SparseVectorParams],
+) -> None:
+    """Make an empty collection with the vectors, the settings and the payload indexes of another one, and more vectors."""
     info = call(lambda: source.get_collection(name))
     params = info.config.params
     settings: dict[str, Any] = {}
@@ -26,11 +35,14 @@ def make_alike(source: QdrantClient, name: str, target: QdrantClient, collection
             "quantization_config": info.config.quantization_config,
         }
     metadata = {key: value for key, value in (info.config.metadata or {}).items() if key != METADATA_KEY}
+    held: Any = params.vectors or {}
+    if vectors:  # the name of one without a name is ""
+        held = {**(held if isinstance(held, dict) else {"": held}), **vectors}
     call(
         lambda: target.create_collection(
             collection,
-            vectors_config=params.vectors or {},
-            sparse_vectors_config=params.sparse_vectors,
+            vectors_config=held,
+            sparse_vectors_config={**(params.sparse_vectors or {}), **sparse},
             metadata=metadata or None,
             **settings,
         )
