@@ -76,7 +76,7 @@ def copy_store(
         IngestStopped: a store failed on the way; what was written stays. IngestInterrupted: Ctrl-C.
     """
     check_size(batch_size, "batch_size")
-    sizes = check_copy(source, target, drop, model)
+    sizes = patiently(patience)(check_copy, source, target, drop, model)
     with closing(RejectLog(None if rejects is None else Path(rejects), strict=False)) as log:
         return _Copy(source, target, sizes, log, where, resume, batch_size, patience).run(progress)
 
