@@ -130,6 +130,15 @@ def test_what_is_refused_is_named_and_the_rest_goes_on(server: Scripted, store: 
     assert server.batches == [["a", "b", "c"], ["b"]]
 
 
+def test_a_reason_is_said_once_for_all_it_refused(server: Scripted, store: ElasticsearchStore) -> None:
+    server.bulk = lambda turn, ids: items(dict.fromkeys(ids, (400, BAD)))
+    with pytest.raises(
+        InputError,
+        match="7 of 7 documents were refused: 'a', 'b', 'c', 'd', 'e' and 2 more: this is no number$",
+    ):
+        upsert(store, "abcdefg")
+
+
 def test_patience_ends_and_names_what_was_not_written(server: Scripted, store: ElasticsearchStore) -> None:
     server.bulk = lambda turn, ids: items({name: (429, BUSY) if name == "b" else None for name in ids})
     with pytest.raises(StoreUnavailable, match=r"1 of 3 .*'b': .*queue is full"):
