@@ -161,19 +161,22 @@ def test_documents_that_lack_a_channel_are_named(tmp_path: Path, caplog: pytest.
 
 
 @pytest.mark.slow  # pauses of half a second and more
-def test_out_of_and_into_a_server_that_fails_every_second_request(tmp_path: Path) -> None:
+def test_out_of_and_into_a_server_that_fails_every_second_request() -> None:
     faults = (Fault.ERROR, Fault.ERROR_AFTER, Fault.UNSENT, Fault.LOST, Fault.CUT)
     source, back = MemoryStore(SCHEMA), MemoryStore(SCHEMA)
     source.upsert(*documents())
-    with QdrantFront() as front, FlakyProxy(front.url, Plan()) as proxy:
-        with QdrantStore.create(proxy.url, "pages", schema=SCHEMA, retries=0) as server:
-            for start, end in ((source, server), (server, back)):
-                proxy.plan = Plan(first=[step for fault in faults * 20 for step in (fault, None)])
-                assert copy_store(start, end, batch_size=10).written == 51
-            proxy.heal()
-            assert proxy.faults().total() >= 12
-            assert server.count() == 51
-            assert_same(source, server)
+    with (
+        QdrantFront() as front,
+        FlakyProxy(front.url, Plan()) as proxy,
+        QdrantStore.create(proxy.url, "pages", schema=SCHEMA, retries=0) as server,
+    ):
+        for start, end in ((source, server), (server, back)):
+            proxy.plan = Plan(first=[step for fault in faults * 20 for step in (fault, None)])
+            assert copy_store(start, end, batch_size=10).written == 51
+        proxy.heal()
+        assert proxy.faults().total() >= 12
+        assert server.count() == 51
+        assert_same(source, server)
     assert_same(source, back)
 
 
