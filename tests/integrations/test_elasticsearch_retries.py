@@ -134,7 +134,7 @@ def test_a_reason_is_said_once_for_all_it_refused(server: Scripted, store: Elast
     server.bulk = lambda turn, ids: items(dict.fromkeys(ids, (400, BAD)))
     with pytest.raises(
         InputError,
-        match="7 of 7 documents were refused: 'a', 'b', 'c', 'd', 'e' and 2 more: this is no number$",
+        match=r"7 of 7 documents were refused: 'a', 'b', 'c', 'd', 'e' and 2 more: this is no number$",
     ):
         upsert(store, "abcdefg")
 
