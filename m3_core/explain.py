@@ -129,13 +129,13 @@ class Explanation:
         printer.text(str(self))  # what IPython shows in a terminal
 
 
-def explain(encoder: "M3Encoder", query: str, hit: Hit) -> Explanation:
-    """Encode the query and the hit's stored text once more and lay their tokens side by side.
+def explain(encoder: "M3Encoder", query: str, hit: Hit, text: str | None = None) -> Explanation:
+    """Encode the query and the hit's text once more and lay their tokens side by side.
 
-    Adds up to the hit's scores if its stored text is what was encoded for the store.
+    text: what was encoded for the store, by default the stored text. If it is, all adds up to the hit's scores.
     """
     kinds = encoder.representations - {Representation.DENSE}
-    text = hit.document.text
+    text = hit.document.text if text is None else text
     matches: list[TokenMatch] = []
     alignments: list[Alignment] = []
     spans: list[tuple[int, int]] = []

@@ -18,9 +18,10 @@ from m3_core.errors import InputError, Unsupported
 from m3_core.explain import Explanation, explain
 from m3_core.filters import Filter, Where, check_field
 from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum, rank_order
+from m3_core.ingestion.templates import Encode, text_of
 from m3_core.scoring import channel_scores
 from m3_core.store import AsyncStore, Store
-from m3_core.types import Document, Hit, M3Vectors, Representation
+from m3_core.types import Document, FloatArray, Hit, M3Vectors, Representation
 
 Rescore: TypeAlias = Literal["store", "encode"]
 CANDIDATES = 100
@@ -59,6 +60,19 @@ class _Found:
     scores: dict[Representation, dict[str, float]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Candidates that were encoded: the place of each among the vectors."""
+
+    place: Mapping[str, int]
+    passages: M3Vectors
+
+    def scores(self, queries: M3Vectors, row: int, kind: Representation, names: Sequence[str]) -> FloatArray:
+        if not names:
+            return np.empty(0, np.float32)
+        return channel_scores(queries, row, self.passages.take([self.place[name] for name in names]), kind)
+
+
 class _Search:
     """Everything about a search but who waits for the answers."""
 
@@ -71,7 +85,9 @@ class _Search:
         candidates: int | None = None,
         rescore: Rescore = "store",
         group_by: str | None = None,
+        encode: Encode = None,
     ) -> None:
+        self.text_of = text_of(encode)
         self.encoder, self.store = encoder, store
         self.held = store.capabilities.representations & encoder.representations
         self.fusion = _default_fusion(self.held) if fusion is None else fusion
@@ -151,6 +167,7 @@ class _Search:
 
     def _complete(self, vectors: M3Vectors, found: Sequence[_Found]) -> Generator[_Ask, Any, None]:
         """Give every candidate a score in every channel of the fusion, 0 where it holds no such vector."""
+        encoded: _Encoded | None = None
         for kind in Representation:
             if kind not in self.kinds:
                 continue
@@ -160,32 +177,21 @@ class _Search:
             if not any(wanted):
                 continue
             if kind in self.lacking:
-                scores = yield from self._encode_candidates(vectors, kind, found, wanted)
+                encoded = encoded or (yield from self._encode_candidates(found))
+                scores = [encoded.scores(vectors, row, kind, names) for row, names in enumerate(wanted)]
             else:
                 scores = yield _Ask(self.store, "score", (vectors, kind, wanted))
             for row, names, values in zip(found, wanted, scores, strict=True):
                 filled = np.nan_to_num(values, nan=0.0).tolist()
                 row.scores.setdefault(kind, {}).update(zip(names, filled, strict=True))
 
-    def _encode_candidates(
-        self,
-        vectors: M3Vectors,
-        kind: Representation,
-        found: Sequence[_Found],
-        wanted: Sequence[Sequence[str]],
-    ) -> Generator[_Ask, Any, list[Any]]:
-        documents = {
-            name: row.documents[name] for row, names in zip(found, wanted, strict=True) for name in names
-        }
-        place = {name: index for index, name in enumerate(documents)}
-        texts = [document.text for document in documents.values()]
-        passages = yield _Ask(self.encoder, "encode_documents", (texts,), {"representations": (kind,)})
-        return [
-            channel_scores(vectors, row, passages.take([place[name] for name in names]), kind)
-            if names
-            else np.empty(0)
-            for row, names in enumerate(wanted)
-        ]
+    def _encode_candidates(self, found: Sequence[_Found]) -> Generator[_Ask, Any, "_Encoded"]:
+        """All candidates in all channels that the store does not hold, in one pass."""
+        documents = {name: document for row in found for name, document in row.documents.items()}
+        texts = [self.text_of(document) for document in documents.values()]
+        kinds = tuple(kind for kind in Representation if kind in self.lacking)
+        passages = yield _Ask(self.encoder, "encode_documents", (texts,), {"representations": kinds})
+        return _Encoded({name: place for place, name in enumerate(documents)}, passages)
 
     def _rank(self, found: _Found, k: int) -> list[tuple[str, float]]:
         fused = self.fusion.fuse(found.scores)
@@ -208,6 +214,8 @@ class Retriever(_Search):
     one. candidates: documents each channel contributes (100, or k if more). rescore: where scores come from that the
     search left open: ``"store"``, or ``"encode"`` to encode the stored text of the candidates for a channel the store
     does not hold.
+    encode: the text that was encoded for the store, if it was made by a template like ``"{title}\\n{text}"`` or by a
+    function (see `ingest`), for what is encoded here: candidates, and what `explain` lays open.
     group_by: a metadata field of which only the best document of each value is returned (chunks: ``parent_id``; dots
     reach into nested objects).
 
@@ -242,7 +250,7 @@ class Retriever(_Search):
 
     def explain(self, query: str, hit: Hit) -> Explanation:
         """Why the hit was found: matched tokens with their weights, the MaxSim pairs, the channel scores."""
-        return explain(self.encoder, query, hit)
+        return explain(self.encoder, query, hit, self.text_of(hit.document))
 
 
 class AsyncRetriever(_Search):
@@ -276,7 +284,7 @@ class AsyncRetriever(_Search):
 
     async def explain(self, query: str, hit: Hit) -> Explanation:
         """Why the hit was found: matched tokens with their weights, the MaxSim pairs, the channel scores."""
-        return await asyncio.to_thread(explain, self.encoder, query, hit)
+        return await asyncio.to_thread(explain, self.encoder, query, hit, self.text_of(hit.document))
 
 
 def _default_fusion(held: frozenset[Representation]) -> Fusion:

@@ -44,6 +44,12 @@ def search(
     group_by: Annotated[
         str | None, typer.Option(help="Only the best hit of each value, like parent_id.")
     ] = None,
+    encode: Annotated[
+        str | None,
+        typer.Option(
+            help="What was encoded at the ingest, like '{title}\\n{text}', for --rescore and --explain."
+        ),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also the matched tokens and MaxSim pairs.")
     ] = False,
@@ -76,7 +82,13 @@ def search(
     try:
         place: Literal["store", "encode"] = rescore  # type: ignore[assignment]  # the retriever checks it
         retriever = Retriever(
-            encoder, opened, fusion=rule, candidates=candidates, rescore=place, group_by=group_by
+            encoder,
+            opened,
+            fusion=rule,
+            candidates=candidates,
+            rescore=place,
+            group_by=group_by,
+            encode=None if encode is None else encode.replace("\\n", "\n"),
         )
         hits = retriever.search(query, k, where=condition)
         for name in hits.missing:
@@ -85,7 +97,14 @@ def search(
             if as_json:
                 print_json(_record(rank, hit))
             else:
-                _show(retriever.explain(query, hit), rank, hit, everything=explain, full=full)
+                _show(
+                    retriever.explain(query, hit),
+                    rank,
+                    hit,
+                    everything=explain,
+                    full=full,
+                    titled=encode is None,
+                )
         if not hits:
             console.print("nothing was found")
     finally:
@@ -98,7 +117,9 @@ def _record(rank: int, hit: Hit) -> dict[str, Any]:
     return {"rank": rank, "score": hit.score, "scores": scores, **document}
 
 
-def _show(explanation: "Explanation", rank: int, hit: Hit, *, everything: bool, full: bool) -> None:
+def _show(
+    explanation: "Explanation", rank: int, hit: Hit, *, everything: bool, full: bool, titled: bool
+) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -107,7 +128,7 @@ def _show(explanation: "Explanation", rank: int, hit: Hit, *, everything: bool, 
     )
     name = printable(hit.id)
     _print(Text.assemble((f"{rank}. {name}", "bold cyan"), f"   {hit.score:.4f}   ", (scores, "dim")))
-    title = hit.document.metadata.get("title")
+    title = hit.document.metadata.get("title") if titled else None
     if isinstance(title, str):
         _print(Text(f"   {printable(title)}", style="italic"))
     text = Text(printable(explanation.text).replace("\n", " ").replace("\t", " "))

@@ -1,6 +1,6 @@
 """A stream of documents -> encoder -> store: in bounded memory, resumable, encoding while it writes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from m3_core.ingestion.pipeline import (
 from m3_core.ingestion.rejects import RejectLog
 from m3_core.ingestion.sources import Rejected
 from m3_core.ingestion.summary import IngestSummary
-from m3_core.ingestion.templates import Template
+from m3_core.ingestion.templates import Encode, text_of
 from m3_core.store import Store
 from m3_core.types import Document
 
@@ -30,7 +30,7 @@ def ingest(
     *,
     journal: str | Path | None = None,
     source: str = "default",
-    encode: str | Callable[[Document], str] | None = None,
+    encode: Encode = None,
     chunk_tokens: int | None = None,
     delete_missing: bool = False,
     confirm: Confirm | None = None,
@@ -76,7 +76,7 @@ def ingest(
     check_fingerprint(store.fingerprint, encoder.fingerprint, store.identity)
     settings = Settings(
         source=source,
-        encode=Template(encode) if isinstance(encode, str) else encode or (lambda document: document.text),
+        encode=text_of(encode),
         chunker=None if chunk_tokens is None else _chunker(encoder, chunk_tokens),
         delete_missing=delete_missing,
         confirm=confirm,

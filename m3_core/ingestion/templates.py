@@ -1,10 +1,19 @@
 """The text that is encoded, made of a document's fields: ``"{title}\\n{text}"``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from string import Formatter
+from typing import TypeAlias
 
 from m3_core.errors import InputError
 from m3_core.types import FIELD_NAME, Document, Json
+
+Encode: TypeAlias = str | Callable[[Document], str] | None
+"""What is encoded of a document: a template, a function, or its text."""
+
+
+def text_of(encode: Encode) -> Callable[[Document], str]:
+    """The function that gives what is encoded of a document; raises as `Template`."""
+    return Template(encode) if isinstance(encode, str) else encode or (lambda document: document.text)
 
 
 class Template:

@@ -58,6 +58,11 @@ def test_ingest_search_check(pages: Path, texts: tuple[str, ...]) -> None:
     assert summary("pages.jsonl", STORE, "--encode", "{title}\\n{text}")["written"] == 12
     assert summary("pages.jsonl", STORE, "--encode", "{title}\\n{text}")["skipped"] == 12
 
+    shown = m3("search", STORE, texts[4], "-k", "1", "--encode", "{title}\\n{text}", "--full").stdout
+    assert "Page 4 " + texts[4] in " ".join(
+        shown.split()
+    )  # what was encoded, where the title is not said apart
+
     done = m3("search", STORE, texts[4], "-k", "3", "--json")
     assert done.exit_code == 0
     hits = [json.loads(line) for line in done.stdout.splitlines()]

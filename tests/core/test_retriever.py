@@ -18,6 +18,7 @@ from m3_core.errors import (
     Unsupported,
 )
 from m3_core.fusion import Fusion, ReciprocalRank, WeightedSum
+from m3_core.ingestion.run import ingest
 from m3_core.memory import MemoryStore
 from m3_core.model import M3Model
 from m3_core.retriever import AsyncRetriever, Hits, Retriever
@@ -266,13 +267,41 @@ def test_fewer_candidates_are_encoded_than_there_are_documents(
 
     monkeypatch.setattr(M3Encoder, "encode_documents", counted)
     hits = retriever.search(QUERIES[0], k=2)
-    assert seen == [4, 4]  # once for the lexical weights, once for the multi-vectors
+    assert seen == [4]  # lexical weights and multi-vectors in one pass
     scores = exact(encoder, vectors, QUERIES[0])
     best = np.argsort(-scores[DENSE], kind="stable")[:4]
     total = scores[DENSE] + 0.3 * scores[SPARSE] + scores[MULTI]
     expected = sorted(best.tolist(), key=lambda place: -total[place])[:2]
     assert [hit.id for hit in hits] == [documents[place].id for place in expected]
     assert [hit.score for hit in hits] == pytest.approx([total[place] for place in expected], abs=1e-5)
+
+
+def test_what_is_encoded_is_what_was_encoded_for_the_store(
+    encoder: M3Encoder, documents: list[Document], texts: tuple[str, ...]
+) -> None:
+    """With the template of the ingest, a store without multi-vectors gives the hits of one with them."""
+    titled = [
+        Document(item.id, item.text, {"title": texts[-1 - n % len(texts)]})
+        for n, item in enumerate(documents)
+    ]
+    held, full = MemoryStore(encoder.schema((DENSE, SPARSE))), MemoryStore(encoder.schema())
+    template = "{title}: {text}"
+    for one in (held, full):
+        ingest(titled, encoder, one, encode=template)
+    wanted = Retriever(encoder, full, fusion=WeightedSum()).search(texts[-2], k=8)
+    same(
+        Retriever(encoder, held, fusion=WeightedSum(), rescore="encode", encode=template).search(
+            texts[-2], k=8
+        ),
+        wanted,
+    )
+    bare = Retriever(encoder, held, fusion=WeightedSum(), rescore="encode").search(texts[-2], k=8)
+    assert [hit.score for hit in bare] != pytest.approx([hit.score for hit in wanted], abs=1e-4)
+    explained = Retriever(encoder, full, encode=template).explain(texts[-2], wanted[0])
+    assert explained.text == f"{wanted[0].document.metadata['title']}: {wanted[0].document.text}"
+    assert sum(match.product for match in explained.matches) == pytest.approx(
+        wanted[0].scores[SPARSE], abs=1e-5
+    )
 
 
 def test_one_channel_alone_needs_no_more_than_k(

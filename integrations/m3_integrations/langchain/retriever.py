@@ -10,6 +10,7 @@ from pydantic import Field, SkipValidation, model_validator
 from m3_core.encoder import M3Encoder
 from m3_core.filters import Filter, Where
 from m3_core.fusion import Fusion
+from m3_core.ingestion.templates import Encode
 from m3_core.retriever import AsyncRetriever, Hits, Rescore, Retriever
 from m3_core.store import Store
 from m3_integrations.langchain.convert import to_langchain, with_scores
@@ -28,7 +29,7 @@ class M3Retriever(BaseRetriever):
     k: documents to return. fusion: by default the paper's weights over the channels the store holds. where: a filter.
     These three may also be given to `invoke` and its like, where they take the place of these here
     (``where={}`` there means no filter), and be made configurable with `configurable_fields`.
-    candidates, rescore, group_by: see `m3_core.Retriever`.
+    candidates, rescore, group_by, encode: see `m3_core.Retriever`.
 
     Raises:
         pydantic.ValidationError: an option that cannot be used; the message says which.
@@ -44,6 +45,7 @@ class M3Retriever(BaseRetriever):
     candidates: int | None = Field(default=None, ge=1)
     rescore: Rescore = "store"
     group_by: str | None = None
+    encode: SkipValidation[Encode] = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -82,6 +84,7 @@ class M3Retriever(BaseRetriever):
             "candidates": self.candidates,
             "rescore": self.rescore,
             "group_by": self.group_by,
+            "encode": self.encode,
         }
 
     def _k(self, k: int | None) -> int:

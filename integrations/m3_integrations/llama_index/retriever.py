@@ -12,6 +12,7 @@ from m3_core.checks import check_size
 from m3_core.encoder import M3Encoder
 from m3_core.filters import Where
 from m3_core.fusion import Fusion
+from m3_core.ingestion.templates import Encode
 from m3_core.retriever import AsyncRetriever, Rescore, Retriever
 from m3_core.store import Store
 from m3_core.types import M3Vectors, Representation
@@ -33,7 +34,7 @@ class M3Retriever(BaseRetriever):
     `M3NodeWithScore`, with the score per channel.
 
     filters: LlamaIndex's or ours. fusion: by default the paper's weights over the channels the store holds.
-    candidates, rescore, group_by: see `m3_core.Retriever`. options: those of `BaseRetriever`.
+    candidates, rescore, group_by, encode: see `m3_core.Retriever`. options: those of `BaseRetriever`.
     A query that comes with other texts to embed, or with an embedding, has its dense vector from these.
 
     Raises:
@@ -53,6 +54,7 @@ class M3Retriever(BaseRetriever):
         candidates: int | None = None,
         rescore: Rescore = "store",
         group_by: str | None = None,
+        encode: Encode = None,
         **options: Any,
     ) -> None:
         check_size(similarity_top_k, "similarity_top_k")
@@ -62,6 +64,7 @@ class M3Retriever(BaseRetriever):
             "candidates": candidates,
             "rescore": rescore,
             "group_by": group_by,
+            "encode": encode,
         }
         self._search = Retriever(encoder, store, **settings)
         self._asearch = AsyncRetriever(encoder, store, **settings)
