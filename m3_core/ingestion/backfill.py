@@ -159,7 +159,7 @@ def backfill(
         if fresh:
             opened.forget()
         run = Run(encoder, target, opened, rejected, settings)
-        summary = run.run(scan.documents(run, schema.representations, copying=to is not None))
+        summary = run.run(scan.documents(run, schema.representations, to=to))
     scan.remark()
     if to is not None and switch_alias is not None:
         held, there = to.count(), store.count()
@@ -220,23 +220,37 @@ class _Scan:
                 f"{named}: name the one with the text (--text-field)"
             )
 
-    def documents(self, run: Run, kinds: Collection[Representation], *, copying: bool) -> Iterator[Document]:
+    def documents(
+        self, run: Run, kinds: Collection[Representation], *, to: Extensible | None
+    ) -> Iterator[Document]:
         """What a run is to write: documents with the text that is encoded, and only that."""
+        known = run.journal.expected() > 0
         for records in self.pages(run.writer.retry):
-            if not copying and isinstance(self._store, Extensible):
-                # Whoever writes a document whole takes its vectors away, and the journal does not know.
-                ids = [record.id for record in records]
-                if bare := run.writer.retry(self._store.bare, ids, kinds):
-                    run.journal.forget_deleted(bare)
+            if known:
+                self._forget_lost([record.id for record in records], run, kinds, to)
             for record in records:
                 text = self.text(record.document)
                 run.without_text += not text
-                if copying:  # the whole document counts as content, and is written without vectors too
+                if to is not None:  # the whole document counts as content, and is written without vectors too
                     yield Document(record.id, text, {"content": _digest(record.document)})
                 elif text:
                     yield Document(record.id, text)
                 else:
                     run.read += 1
+
+    def _forget_lost(
+        self, ids: Sequence[str], run: Run, kinds: Collection[Representation], to: Extensible | None
+    ) -> None:
+        """Let the journal forget what others have undone: vectors that went when a program wrote a document whole,
+        and documents that are no longer in the copy."""
+        lost: Sequence[str] = ()
+        if to is not None:
+            held = run.writer.retry(to.get, ids)
+            lost = [name for name, record in zip(ids, held, strict=True) if record is None]
+        elif isinstance(self._store, Extensible):
+            lost = run.writer.retry(self._store.bare, ids, kinds)
+        if lost:
+            run.journal.forget_deleted(lost)
 
     def remark(self) -> None:
         """Say which fields of the template no document had."""

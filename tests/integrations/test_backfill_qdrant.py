@@ -320,6 +320,16 @@ class TestCopy:
         assert (again.written, again.skipped, again.missing) == (1, 5, 1)
         assert json.loads(theirs.payloads("copy")["5"]) == {"body": None, "n": 50}
 
+        # Somebody loses one document of the copy, and then all of it.
+        theirs.client.delete("copy", models.PointIdsList(points=[0]))
+        again = backfill(self.open(theirs), encoder, to=twin, journal=journal)
+        assert (again.written, again.skipped) == (1, 5)
+        theirs.client.delete_collection("copy")
+        twin = store.twin("qdrant://:memory:/copy", encoder.schema())
+        again = backfill(self.open(theirs), encoder, to=twin, journal=journal)
+        assert (again.written, again.skipped) == (6, 0)
+        assert theirs.payloads("copy") == theirs.payloads()
+
     def test_an_alias_that_is_not_there_or_leads_elsewhere(self, theirs: Theirs, encoder: M3Encoder) -> None:
         store = self.open(theirs)
         twin = store.twin("qdrant://:memory:/copy", encoder.schema())
