@@ -2,14 +2,21 @@
 
 import unicodedata
 
+_OVERRIDES = {"LRO", "RLO"}
+"""Classes of characters that turn text around whatever it is; embeddings and isolates belong to proper text."""
+
 
 def printable(text: str) -> str:
-    """The text without control characters, which a document could use to rewrite the terminal.
+    """The text without what a document could use to rewrite the terminal: control characters, and overrides of direction.
 
     >>> printable("a\\x1b[2J")
     'a�[2J'
     """
-    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
+    return "".join("\ufffd" if _rewrites(c) else c for c in text)
+
+
+def _rewrites(c: str) -> bool:
+    return (unicodedata.category(c) == "Cc" and c not in "\n\t") or unicodedata.bidirectional(c) in _OVERRIDES
 
 
 def one_line(text: str) -> str:

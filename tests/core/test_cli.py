@@ -233,6 +233,7 @@ def test_where_option() -> None:
 
 def test_a_document_cannot_steer_the_terminal() -> None:
     assert printable("a\x1b[2Jb\x07c\nd\te\x9b") == "a\ufffd[2Jb\ufffdc\nd\te\ufffd"
+    assert printable("a\u202egnp.exe \u2067שלום\u2069") == "a\ufffdgnp.exe \u2067שלום\u2069"
     assert "\x1b" not in Text(printable("\x1b[31m")).plain
 
 

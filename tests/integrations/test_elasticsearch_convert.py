@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import elasticsearch
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from m3_core.errors import (
 from m3_core.store import Fields, Schema
 from m3_core.testing import corpus
 from m3_core.types import Document, M3Vectors, Representation
-from m3_integrations.elasticsearch import bulk, convert
+from m3_integrations.elasticsearch import ElasticsearchStore, bulk, convert
 from m3_integrations.elasticsearch.creation import new_mappings, problems
 from m3_integrations.elasticsearch.errors import cause, refusal
 from m3_integrations.elasticsearch.layout import Layout, read_layout
@@ -359,6 +360,20 @@ def test_urls_that_cannot_be_used(url: str) -> None:
         split_url(url, {"password": "SECRET2"})
     assert "SECRET@" not in str(caught.value)
     assert "SECRET2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["pages*", "pages,others", "_all", "-pages", "<pages-{now/d}>", "far:pages", "a b", "*", "..", ""]
+)
+def test_what_would_reach_other_indices_is_no_name_of_an_index(name: str) -> None:
+    """Refused before any request: the client given here cannot make one."""
+    with elasticsearch.Elasticsearch("http://127.0.0.1:1") as client:
+        for make in (
+            lambda: ElasticsearchStore.open(client, name),
+            lambda: ElasticsearchStore.create(client, name, schema=Schema(sparse=9)),
+        ):
+            with pytest.raises(InputError, match="not the name of one index"):
+                make()
 
 
 def test_credentials_come_from_the_environment_and_stay_out_of_the_place(

@@ -9,7 +9,7 @@ from m3_core.errors import InputError, StoreError
 from m3_core.store import Fields, Schema
 from m3_integrations.elasticsearch.connection import REFRESH, Connection
 from m3_integrations.elasticsearch.creation import Metadata, new_mappings
-from m3_integrations.elasticsearch.options import make_client
+from m3_integrations.elasticsearch.options import check_index, make_client
 
 Location: TypeAlias = str | es.Elasticsearch
 """``http://host:9200``, or a client of the caller's, which stays open."""
@@ -21,6 +21,7 @@ class Opening:
     def __init__(self, location: Location, index: str, connecting: Mapping[str, Any], refresh: str) -> None:
         if refresh not in REFRESH:
             raise InputError(f"refresh is one of {', '.join(REFRESH)}, not {refresh!r}")
+        check_index(index)
         options = dict(connecting)
         retries = int(options.pop("retries", 4))
         owned = isinstance(location, str)

@@ -1,6 +1,7 @@
 """The URLs of the store, its options as text or as values, and the client they make."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -42,6 +43,7 @@ CONNECTING: Mapping[str, Parser] = {
     "client_key": str,
 }
 OPENING: Mapping[str, Parser] = {"fingerprint": str, "refresh": str, "candidates": int}
+_NO_INDEX = re.compile(r"""[\s*?,:#/\\"<>|]""")
 CREATING: Mapping[str, Parser] = {"dense_index": str, "metadata_mapping": str, "shards": int, "replicas": int}
 
 
@@ -155,6 +157,15 @@ def make_client(
         raise InputError(
             f"no client can be made for {urlsplit(address).netloc.rpartition('@')[2]}: {error}"
         ) from error
+
+
+def check_index(name: str) -> None:
+    """Raise InputError for what is no name of one index or alias: a pattern or a list would reach others too."""
+    if not name or _NO_INDEX.search(name) or name.startswith(("-", "_", "+")) or name in (".", ".."):
+        raise InputError(
+            f"{name!r} is not the name of one index or alias: it cannot be a pattern or a list, start with '-', '_' or "
+            "'+', or hold a space or one of * ? , : # / \\ \" < > |"
+        )
 
 
 def place_of(client: es.Elasticsearch, index: str) -> str:
