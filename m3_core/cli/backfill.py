@@ -111,7 +111,7 @@ def backfill(
 
         m3 backfill elasticsearch://localhost:9200/shop --text-field body --into sparse=m3_sparse --rate 200
 
-        m3 backfill milvus://db/shop --text-field body --into dense,sparse --to milvus://db/shop_m3 --switch-alias shop
+        m3 backfill milvus://db/shop_v1 --text-field body --into dense,sparse --to milvus://db/shop_v2 --switch-alias shop
     """
     condition, names = read_where(where), _names(text_field, into)
     if switch_alias is not None and to is None:

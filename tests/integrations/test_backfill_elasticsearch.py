@@ -243,3 +243,24 @@ def test_the_line_that_check_prints_makes_check_pass(
     assert CliRunner().invoke(app, line[1:]).exit_code == 0
     assert CliRunner().invoke(app, command).exit_code == 0
     assert CliRunner().invoke(app, ["check", url.partition("?")[0], *command[2:]]).exit_code == 0
+
+
+def test_an_alias_of_two_indices_and_a_name_with_a_dot(
+    client: es.Elasticsearch, index: str, kind: Representation, encoder: M3Encoder
+) -> None:
+    second, alias = f"{index}-copy", f"{index}-both"
+    client.indices.create(index=second, mappings=MAPPING, settings={"number_of_replicas": 0})
+    client.index(index=second, id="another", document={"body": "Another index"}, refresh=True)
+    for one in (index, second):
+        client.indices.put_alias(index=one, name=alias)
+    names = {"text": "body", kind.value: "ml.vector"}
+    with ElasticsearchStore.open(client, alias, fields=names, partial=True) as store:
+        assert backfill(store, encoder).written == len(IDS) + 1
+        assert sorted(store.bare([*IDS, "another", "no text"], [kind])) == ["no text"]
+    with ElasticsearchStore.open(client, alias) as both:
+        assert both.fingerprint == encoder.fingerprint
+        (record,) = both.get(["another"], vectors=[kind])
+        assert record is not None
+        assert record.document.metadata == {}
+        assert record.vectors is not None
+        assert record.vectors.representations == {kind}
