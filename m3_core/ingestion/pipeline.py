@@ -77,6 +77,7 @@ class Run:
         self.encoder, self.store, self.journal = encoder, store, journal
         self.rejects, self.settings = rejects, settings
         self.read = self.skipped = self.duplicates = self.missing = self.deleted = self.without_text = 0
+        self.advance: Callable[[int], None] = lambda _: None
         self.started = time.monotonic()
         # Settings that change what is stored for the same document are part of its digest.
         self.recipe = [settings.chunker and settings.chunker.tokens, encoder.max_length]
@@ -89,8 +90,8 @@ class Run:
         settings = self.settings
         try:
             known = self.journal.known() if settings.delete_missing else 0
-            with _progress(settings) as advance:
-                for batch in _batches(self._accepted(documents, advance), settings.batch_size):
+            with _progress(settings) as self.advance:
+                for batch in _batches(self._accepted(documents), settings.batch_size):
                     self._write(self._changed(batch))
                 while kept := self.journal.take_deferred(settings.batch_size):
                     self._write([Entry(item.document, item.digest, True, True) for item in kept])
@@ -125,12 +126,15 @@ class Run:
             seconds=time.monotonic() - self.started,
         )
 
-    def _accepted(
-        self, documents: Iterable[Document | Rejected], advance: Callable[[int], None]
-    ) -> Iterator[Document]:
+    def pass_over(self) -> None:
+        """Count a document that was read and has no text to encode."""
+        self.read += 1
+        self.advance(1)
+
+    def _accepted(self, documents: Iterable[Document | Rejected]) -> Iterator[Document]:
         for number, item in enumerate(documents, start=1):
             self.read += 1
-            advance(1)
+            self.advance(1)
             if isinstance(item, Rejected):
                 self.rejects.add(item)
                 continue
@@ -212,15 +216,26 @@ class Run:
 
     def _delete_missing(self, known: int) -> None:
         self.missing = self.journal.missing()
-        if not self.missing:
+        if not self._may_delete(known):
             return
+        for parts in self.journal.missing_parts(size=500):
+            self.journal.doubt(list(parts))
+            self.writer.retry(self.store.delete, [name for names in parts.values() for name in names])
+            self.journal.forget_deleted(list(parts))
+            self.deleted += len(parts)
+        # Also if nothing was deleted: what another source has too stays, until that one no longer has it either.
+        self.journal.forget_missing()
+
+    def _may_delete(self, known: int) -> bool:
         if self.rejects.count:
-            logger.warning(
-                "%d documents are no longer in the source, but %d were rejected and may be among them; nothing is deleted",
-                self.missing,
-                self.rejects.count,
-            )
-            return
+            if self.missing:
+                logger.warning(
+                    "%d documents are no longer in the source, but %d were rejected and may be among them; "
+                    "nothing is deleted",
+                    self.missing,
+                    self.rejects.count,
+                )
+            return False
         confirm = self.settings.confirm
         if self.missing > ASK_ABOVE * known and not (confirm and confirm(self.missing, known)):
             logger.warning(
@@ -229,13 +244,8 @@ class Run:
                 self.missing,
                 known,
             )
-            return
-        for parts in self.journal.missing_parts(size=500):
-            self.journal.doubt(list(parts))
-            self.writer.retry(self.store.delete, [name for names in parts.values() for name in names])
-            self.journal.forget_deleted(list(parts))
-            self.deleted += len(parts)
-        self.journal.forget_missing()
+            return False
+        return True
 
     def _remark(self) -> None:
         if not self.read:

@@ -489,6 +489,31 @@ def test_delete_missing_knows_sources_apart(
     assert run("one", "ac").changed == 1
 
 
+def test_what_all_sources_have_dropped_is_deleted(
+    encoder: WordEncoder, store: WatchedStore, journal: Path
+) -> None:
+    """Each drops the shared document while the other still seems to have it."""
+
+    def run(source: str, names: str) -> IngestSummary:
+        stream = [Document(name, name) for name in names]
+        return ingest(
+            stream,
+            encoder,
+            store,
+            journal=journal,
+            source=source,
+            delete_missing=True,
+            confirm=lambda *_: True,
+        )
+
+    run("one", "ax")
+    run("two", "bx")
+    assert run("one", "a").missing == 0
+    assert set(store.texts()) == set("abx")
+    assert run("two", "b").deleted == 1
+    assert set(store.texts()) == set("ab")
+
+
 def test_delete_missing_needs_a_journal(encoder: WordEncoder, store: WatchedStore) -> None:
     with pytest.raises(InputError, match="needs a journal"):
         ingest([], encoder, store, delete_missing=True)
