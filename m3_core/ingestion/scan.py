@@ -82,7 +82,7 @@ class Scan:
                 elif text:
                     yield Document(record.id, text)
                 else:
-                    run.read += 1
+                    run.pass_over()
 
     def _forget_lost(
         self, ids: Sequence[str], run: Run, kinds: Collection[Representation], to: Extensible | None
