@@ -78,7 +78,6 @@ class Run:
         self.rejects, self.settings = rejects, settings
         self.read = self.skipped = self.duplicates = self.missing = self.deleted = self.without_text = 0
         self.advance: Callable[[int], None] = lambda _: None
-        self.advance: Callable[[int], None] = lambda _: None
         self.started = time.monotonic()
         # Settings that change what is stored for the same document are part of its digest.
         self.recipe = [settings.chunker and settings.chunker.tokens, encoder.max_length]
