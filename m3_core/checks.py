@@ -7,6 +7,7 @@ import numpy as np
 
 from m3_core.errors import DimensionMismatch, FingerprintMismatch, InputError, Unsupported
 from m3_core.store import Capabilities, Schema
+from m3_core.text import without_secrets
 from m3_core.types import Document, FloatArray, M3Vectors, Representation, check_document
 
 
@@ -107,6 +108,20 @@ def check_size(size: int, what: str) -> None:
         raise InputError(f"{what} must be an integer of at least 1, not {size!r}")
 
 
+def check_encoder(encoder: object) -> None:
+    """Raise InputError for what stands where an encoder belongs: the name of a model, a store."""
+    if not hasattr(encoder, "encode_queries"):
+        raise InputError(f"the encoder is an M3Encoder, as M3Encoder.load(...) returns it, not {encoder!r}")
+
+
+def check_store(store: object) -> None:
+    """Raise InputError for what stands where a store belongs: a URL, an encoder, a client."""
+    if not hasattr(store, "capabilities"):
+        raise InputError(
+            f"the store is one of this library's, as open_store(...) returns it, not {_shown(store)}"
+        )
+
+
 def check_held(wanted: Collection[Representation], held: Collection[Representation]) -> None:
     """Raise Unsupported for a channel that the store does not hold."""
     unheld = set(wanted) - set(held)
@@ -161,6 +176,11 @@ def check_fingerprint(held: str | None, wanted: str | None, collection: str) -> 
             f"{collection} holds vectors of the model {held}, but this model is {wanted}; "
             "open it with the model it was made with, or write into another collection"
         )
+
+
+def _shown(value: object) -> str:
+    """The value as an error names it; a URL without its secrets."""
+    return repr(without_secrets(value)) if isinstance(value, str) else repr(value)
 
 
 def _names(representations: Collection[Representation]) -> str:

@@ -31,7 +31,7 @@ class TruncationWarning(UserWarning):
 
 
 class M3Encoder:
-    """An M3 model with its tokenizer, ready to encode. Safe to call from several threads.
+    """An M3 model with its tokenizer, ready to encode. Safe to call from several threads; can be pickled.
 
     Queries and documents are encoded alike, without instructions (arXiv 2402.03216).
     """
@@ -83,6 +83,12 @@ class M3Encoder:
         model, tokenizer = M3Model.load(find_model(name))
         model.cast(kind).to(place)
         return M3Encoder(model, tokenizer, max_length=max_length, batch_tokens=batch_tokens, mcls=mcls)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     @property
     def representations(self) -> frozenset[Representation]:

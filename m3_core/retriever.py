@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 
-from m3_core.checks import check_fingerprint, check_size
+from m3_core.checks import check_encoder, check_fingerprint, check_size, check_store
 from m3_core.encoder import M3Encoder
 from m3_core.errors import InputError, Unsupported
 from m3_core.explain import Explanation, explain
@@ -87,6 +87,8 @@ class _Search:
         group_by: str | None = None,
         encode: Encode = None,
     ) -> None:
+        check_encoder(encoder)
+        check_store(store)
         self.text_of = text_of(encode)
         self.encoder, self.store = encoder, store
         self.held = store.capabilities.representations & encoder.representations
@@ -238,7 +240,7 @@ class Retriever(_Search):
 
         Queries may also be vectors, with (at least) the representations that the fusion weighs.
         """
-        steps = self.steps([query] if isinstance(query, str) else query, k, where)
+        steps = self.steps(_queries(query), k, where)
         answer: Any = None
         while True:
             try:
@@ -267,7 +269,7 @@ class AsyncRetriever(_Search):
         self, query: str | Sequence[str] | M3Vectors, k: int = 10, *, where: Where = None
     ) -> Hits | list[Hits]:
         """The same as `Retriever.search`."""
-        steps = self.steps([query] if isinstance(query, str) else query, k, where)
+        steps = self.steps(_queries(query), k, where)
         answer: Any = None
         while True:
             try:
@@ -285,6 +287,16 @@ class AsyncRetriever(_Search):
     async def explain(self, query: str, hit: Hit) -> Explanation:
         """Why the hit was found: matched tokens with their weights, the MaxSim pairs, the channel scores."""
         return await asyncio.to_thread(explain, self.encoder, query, hit, self.text_of(hit.document))
+
+
+def _queries(query: str | Sequence[str] | M3Vectors) -> Sequence[str] | M3Vectors:
+    if isinstance(query, str):
+        return [query]
+    if isinstance(query, bytes | Mapping) or not isinstance(query, M3Vectors | Iterable):
+        raise InputError(
+            f"a query is a string, a list of strings or M3Vectors, not {type(query).__name__}: {query!r:.60}"
+        )
+    return query
 
 
 def _default_fusion(held: frozenset[Representation]) -> Fusion:

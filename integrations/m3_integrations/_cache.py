@@ -5,9 +5,11 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
+from m3_core.checks import check_encoder
 from m3_core.encoder import M3Encoder
 from m3_core.errors import InputError
 from m3_core.types import FloatArray, IntArray, Representation
@@ -42,6 +44,7 @@ class VectorCache:
     """
 
     def __init__(self, encoder: M3Encoder, max_texts: int, max_bytes: int = MAX_BYTES) -> None:
+        check_encoder(encoder)
         for name, value in (("max_texts", max_texts), ("max_bytes", max_bytes)):
             if value < 0:
                 raise InputError(f"{name} must be at least 0, not {value}")
@@ -51,6 +54,10 @@ class VectorCache:
         self._largest_call = self._bytes = 0
         self._lock = Lock()
         self._held: OrderedDict[str, Future[TextVectors]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy starts empty: what is being encoded for one process cannot be waited for in another."""
+        return _empty, (self.encoder, self._max_texts, self._max_bytes, self.kinds)
 
     def keep(self, kinds: Collection[Representation]) -> None:
         """Keep these representations too, from now on; what was held without them is forgotten."""
@@ -125,6 +132,14 @@ class VectorCache:
             future = self._held.pop(text, None)
             if future is not None and future.done() and future.exception() is None:
                 self._bytes -= future.result().nbytes
+
+
+def _empty(
+    encoder: M3Encoder, max_texts: int, max_bytes: int, kinds: frozenset[Representation]
+) -> VectorCache:
+    cache = VectorCache(encoder, max_texts, max_bytes)
+    cache.keep(kinds)
+    return cache
 
 
 def _check(texts: Sequence[str]) -> None:

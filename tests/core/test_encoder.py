@@ -1,5 +1,6 @@
 """Texts to vectors: odd and bad input, truncation, MCLS, streams, threads, number types and devices."""
 
+import pickle
 import threading
 import warnings
 from collections.abc import Iterator
@@ -136,6 +137,12 @@ def test_plan_batches_is_sorted_full_and_complete() -> None:
 
 
 # Odd and bad input
+
+
+def test_a_copy_for_another_process_gives_the_same(encoder: M3Encoder, texts: tuple[str, ...]) -> None:
+    copied = pickle.loads(pickle.dumps(encoder))
+    assert copied.fingerprint == encoder.fingerprint
+    assert_equal(copied.encode_documents(texts), encoder.encode_documents(texts), tolerance=0)
 
 
 def test_nothing_gives_nothing(encoder: M3Encoder) -> None:

@@ -386,6 +386,25 @@ def test_options_that_cannot_be_used(
         Retriever(encoder, store, **options)
 
 
+def test_what_is_no_encoder_and_no_store(encoder: M3Encoder, store: MemoryStore) -> None:
+    for wrong in ("m3-tiny", None, store):
+        with pytest.raises(InputError, match=r"the encoder is an M3Encoder, as M3Encoder\.load"):
+            Retriever(wrong, store)  # type: ignore[arg-type]
+    for wrong in ("memory://", None, encoder):
+        with pytest.raises(InputError, match=r"as open_store\(\.\.\.\) returns it"):
+            AsyncRetriever(encoder, wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="not 'qdrant://db:6333/pages'"):
+        Retriever(encoder, "qdrant://me:secret@db:6333/pages?api_key=secret")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("query", [None, 5, {"query": "Berlin"}])
+def test_what_is_no_query(encoder: M3Encoder, store: MemoryStore, query: Any) -> None:
+    with pytest.raises(
+        InputError, match=f"a string, a list of strings or M3Vectors, not {type(query).__name__}"
+    ):
+        Retriever(encoder, store).search(query)
+
+
 def test_queries_that_cannot_be_used(encoder: M3Encoder, store: MemoryStore) -> None:
     retriever = Retriever(encoder, store)
     for k in (0, -1, 2.5, True, "3"):
@@ -393,7 +412,7 @@ def test_queries_that_cannot_be_used(encoder: M3Encoder, store: MemoryStore) -> 
             retriever.search("Berlin", k=k)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="the text at index 1 is NoneType"):
         retriever.search(["Berlin", None])  # type: ignore[list-item]
-    with pytest.raises(InputError, match="give a list of texts, not one bytes"):
+    with pytest.raises(InputError, match="a string, a list of strings or M3Vectors, not bytes: b'Berlin'"):
         retriever.search(b"Berlin")  # type: ignore[call-overload]
     dense = encoder.encode_queries(["Berlin"], representations=[DENSE])
     with pytest.raises(InputError, match="the queries have no multi, sparse vectors"):

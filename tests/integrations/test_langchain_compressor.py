@@ -59,6 +59,8 @@ def test_top_n(encoder: M3Encoder, documents: list[LangChainDocument]) -> None:
     assert M3Compressor(encoder=encoder, top_n=3).compress_documents(documents, QUERY) == everything[:3]
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         M3Compressor(encoder=encoder, top_n=0)
+    with pytest.raises(ValidationError, match="the encoder is an M3Encoder"):
+        M3Compressor(encoder="m3-tiny")  # type: ignore[arg-type]
 
 
 def test_equal_scores_keep_their_order(encoder: M3Encoder) -> None:

@@ -1,5 +1,6 @@
 """`M3Embeddings`: three views, and each text through the model once."""
 
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -191,6 +192,17 @@ def test_a_model_without_lexical_weights(tiny_model_folder: Path) -> None:
     for view in ("qdrant_sparse", "milvus_sparse"):
         with pytest.raises(RepresentationMissing, match="sparse"):
             getattr(embeddings, view)
+
+
+def test_a_copy_for_another_process(loaded: M3Encoder, texts: tuple[str, ...]) -> None:
+    embeddings = M3Embeddings(loaded)
+    wanted = embeddings.embed_documents(list(texts))
+    assert pickle.loads(pickle.dumps(embeddings)).embed_documents(list(texts)) == wanted
+
+
+def test_what_is_no_encoder() -> None:
+    with pytest.raises(InputError, match=r"as M3Encoder\.load\(\.\.\.\) returns it, not 'm3-tiny'"):
+        M3Embeddings("m3-tiny")  # type: ignore[arg-type]
 
 
 def test_wrong_size(encoder: M3Encoder) -> None:

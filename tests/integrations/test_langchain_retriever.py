@@ -173,6 +173,14 @@ def test_mistakes_at_construction(encoder: M3Encoder, store: Store, tiny_model_f
         M3Retriever(encoder=encoder, store=store, where={"row": {"$near": 3}})
     with pytest.raises(ValidationError, match="WeightedSum or a ReciprocalRank, not 'rrf'"):
         M3Retriever(encoder=encoder, store=store, fusion="rrf")  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match=r"top_k\n.*not permitted"):
+        M3Retriever(encoder=encoder, store=store, top_k=3)  # type: ignore[call-arg]
+    with pytest.raises(
+        ValidationError, match=r"open_store\(\.\.\.\) returns it, not 'qdrant://db:6333/pages'"
+    ):
+        M3Retriever(encoder=encoder, store="qdrant://me:secret@db:6333/pages")  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match=r"M3Encoder\.load\(\.\.\.\) returns it, not 'm3-tiny'"):
+        M3Retriever(encoder="m3-tiny", store=store)  # type: ignore[arg-type]
     sparse_only = MemoryStore(encoder.schema([SPARSE]))
     with pytest.raises(Unsupported, match="the store holds sparse; the fusion weighs only dense"):
         M3Retriever(encoder=encoder, store=sparse_only, fusion=DENSE_ALONE)
@@ -195,5 +203,25 @@ async def test_mistakes_in_a_call(encoder: M3Encoder, store: Store) -> None:
         retriever.invoke(QUERY, where={"$nor": []})
     with pytest.raises(InputError, match="WeightedSum or a ReciprocalRank"):
         await retriever.ainvoke(QUERY, fusion={"dense": 1.0})
-    with pytest.raises(TypeError, match="top_k"):
+    with pytest.raises(InputError, match=r"unknown option 'top_k'; there are k, fusion and where"):
         retriever.invoke(QUERY, top_k=3)
+    with pytest.raises(InputError, match="two names for the same thing"):
+        retriever.invoke(QUERY, where={}, filter={})
+
+
+@pytest.mark.parametrize("query", [{"question": QUERY}, [QUERY], None, 5, b"bytes"])
+async def test_a_query_is_a_string(encoder: M3Encoder, store: Store, query: Any) -> None:
+    """A chain that hands over the whole of its input is the usual case."""
+    retriever = M3Retriever(encoder=encoder, store=store)
+    with pytest.raises(InputError, match=rf"a query is a string, not {type(query).__name__}.*itemgetter"):
+        retriever.invoke(query)
+    with pytest.raises(InputError, match=f"a query is a string, not {type(query).__name__}"):
+        await retriever.ainvoke(query)
+
+
+async def test_langchains_own_name_of_a_filter(encoder: M3Encoder, store: Store) -> None:
+    retriever = M3Retriever(encoder=encoder, store=store, k=2)
+    wanted = retriever.invoke(QUERY, where={"row": 7})
+    assert ids(wanted) == ["doc-7"]
+    assert retriever.invoke(QUERY, filter={"row": 7}) == wanted
+    assert await retriever.ainvoke(QUERY, filter={"row": 7}) == wanted

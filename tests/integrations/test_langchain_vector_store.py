@@ -352,6 +352,37 @@ async def test_the_indexing_of_langchain(encoder: M3Encoder, documents: list[Lan
     assert found == set(range(2, 8))
 
 
+def test_what_may_be_read_once(empty: M3VectorStore, documents: list[LangChainDocument]) -> None:
+    assert empty.add_documents(iter(documents)) == [document.id for document in documents]
+    assert empty.get_by_ids(["doc-3"]) == [documents[3]]
+    texts, metadatas, ids = iter(["one", "two"]), ({"row": row} for row in (1, 2)), iter(["a", None])
+    first, second = empty.add_texts(texts, metadatas, ids=ids)
+    assert first == "a"
+    assert [document.metadata for document in empty.get_by_ids(["a", second])] == [{"row": 1}, {"row": 2}]
+
+
+def test_one_text_is_no_list_of_texts(empty: M3VectorStore) -> None:
+    with pytest.raises(InputError, match=r"for one text write \['abc'\]"):
+        empty.add_texts("abc")
+    assert empty.store.count() == 0
+
+
+@pytest.mark.parametrize("embedding", ["a text", None, [], [[0.0] * 32], ["a"]])
+def test_what_is_no_embedding(empty: M3VectorStore, embedding: Any) -> None:
+    for search in (empty.similarity_search_by_vector, empty.max_marginal_relevance_search_by_vector):
+        with pytest.raises(InputError, match="an embedding is a list of numbers, not"):
+            search(embedding)
+
+
+@pytest.mark.parametrize("name", ["k", "fetch_k"])
+def test_sizes_of_a_diverse_choice(empty: M3VectorStore, name: str) -> None:
+    options: dict[str, Any] = {name: 0}
+    with pytest.raises(InputError, match=f"{name} must be an integer of at least 1, not 0"):
+        empty.max_marginal_relevance_search(QUERY, **options)
+    with pytest.raises(InputError, match=f"{name} must be an integer of at least 1, not 0"):
+        empty.max_marginal_relevance_search_by_vector([0.0] * 32, **options)
+
+
 def test_what_does_not_fit(encoder: M3Encoder) -> None:
     sparse = M3VectorStore(encoder, MemoryStore(encoder.schema([SPARSE])))
     sparse.add_texts(["one"])
@@ -359,6 +390,8 @@ def test_what_does_not_fit(encoder: M3Encoder) -> None:
         sparse.similarity_search_by_vector([0.0] * 32)
     with pytest.raises(Unsupported, match="the fusion weighs only dense"):
         M3VectorStore(encoder, sparse.store, fusion=DENSE_ALONE)
+    with pytest.raises(InputError, match="the encoder is an M3Encoder"):
+        M3VectorStore(sparse.store, encoder)  # type: ignore[arg-type]
     with pytest.raises(FingerprintMismatch, match="stranger"):
         M3VectorStore(encoder, MemoryStore(Schema(dense=32, fingerprint="stranger")))
     with pytest.raises(InputError, match="unknown option 'score_treshold'; there are k, where and fusion"):

@@ -1,5 +1,6 @@
 """`M3VectorStore` under a `VectorStoreIndex`, over every store."""
 
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -476,6 +477,34 @@ def test_what_is_refused(memory: M3VectorStore, nodes: list[BaseNode]) -> None:
         with pytest.raises(InputError, match="'colour'"):
             call(colour=1)
     assert memory.client.count() == 12
+
+
+def test_nodes_may_be_read_once(memory: M3VectorStore) -> None:
+    assert memory.add(TextNode(text=name, id_=name) for name in ("new", "newer")) == ["new", "newer"]
+    assert ids(memory.get_nodes(["new", "newer"])) == ["new", "newer"]
+
+
+def test_what_is_no_model(encoder: M3Encoder, memory: M3VectorStore) -> None:
+    store = memory.client
+    for make in (M3Embedding, M3Rerank):
+        with pytest.raises(InputError, match=r"as M3Encoder\.load\(\.\.\.\) returns it, not 'm3-tiny'"):
+            make("m3-tiny")
+    for wrong in (encoder, store):
+        with pytest.raises(InputError, match=r"the embed_model is an M3Embedding\(encoder\), not"):
+            M3VectorStore(wrong, store)
+    with pytest.raises(
+        InputError, match=r"unknown option 'max_text'; there are max_texts, max_bytes, .*num_workers"
+    ):
+        M3Embedding(encoder, max_text=3)
+
+
+def test_an_embedding_goes_to_another_process(embed_model: M3Embedding) -> None:
+    """A pipeline with several workers pickles its transformations."""
+    embed_model.keep([SPARSE, MULTI])
+    copied = pickle.loads(pickle.dumps(embed_model))
+    assert copied.get_text_embedding("Berlin") == embed_model.get_text_embedding("Berlin")
+    assert copied.kept == {DENSE, SPARSE, MULTI}
+    assert copied.model_name == embed_model.model_name
 
 
 def test_stores_that_do_not_fit(embed_model: M3Embedding) -> None:

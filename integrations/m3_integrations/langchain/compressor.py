@@ -8,6 +8,7 @@ from langchain_core.documents import BaseDocumentCompressor
 from langchain_core.documents import Document as LangChainDocument
 from pydantic import ConfigDict, Field, SkipValidation, model_validator
 
+from m3_core.checks import check_encoder
 from m3_core.encoder import M3Encoder
 from m3_core.fusion import WeightedSum
 from m3_integrations._rerank import rerank
@@ -31,10 +32,11 @@ class M3Compressor(BaseDocumentCompressor):
     fusion: SkipValidation[WeightedSum] = WeightedSum()
     top_n: int | None = Field(default=None, ge=1)
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        check_encoder(self.encoder)
         self.encoder.model.check(self.fusion.representations)
         return self
 

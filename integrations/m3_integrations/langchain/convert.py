@@ -1,12 +1,15 @@
-"""Between our documents and LangChain's. Pure functions, but for the ids they draw."""
+"""Between our documents and options and LangChain's. Pure functions, but for the ids they draw."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from langchain_core.documents import Document as LangChainDocument
 
 from m3_core.errors import InputError
+from m3_core.filters import Where
 from m3_core.types import Document, Representation, check_document
+from m3_integrations._options import refuse
 
 SCORE = "m3_score"
 """The metadata field with the score that a document was ranked by."""
@@ -29,7 +32,7 @@ def with_scores(
 
 
 def from_langchain(
-    documents: Sequence[LangChainDocument], ids: Sequence[str | None] | None
+    documents: Iterable[LangChainDocument], ids: Iterable[str | None] | None
 ) -> list[Document]:
     """Our documents: the id of ``ids`` if there is one, else the document's own, else a new UUID.
 
@@ -38,15 +41,32 @@ def from_langchain(
     """
     if isinstance(ids, str):
         raise InputError(f"ids are a list of strings; for one document write [{ids!r}]")
-    if ids is not None and len(ids) != len(documents):
-        raise InputError(f"{len(documents)} documents came with {len(ids)} ids")
-    named = zip(documents, ids or [None] * len(documents), strict=True)
+    documents = list(documents)
+    names = [None] * len(documents) if ids is None else list(ids)
+    if len(names) != len(documents):
+        raise InputError(f"{len(documents)} documents came with {len(names)} ids")
+    named = zip(documents, names, strict=True)
     ours = [
         Document(_id(name, document), document.page_content, document.metadata) for document, name in named
     ]
     for document in ours:
         check_document(document)
     return ours
+
+
+def where_of(where: Where, options: dict[str, Any], known: str) -> Where:
+    """The filter, under our name or LangChain's; anything else among the options is refused.
+
+    Raises:
+        InputError: an option besides those ``known``, or both names at once.
+    """
+    filter_: Where = options.pop("filter", None)
+    refuse(options, f"{known} (or filter)")
+    if filter_ is None:
+        return where
+    if where is not None:
+        raise InputError("where and filter are two names for the same thing; give one of them")
+    return filter_
 
 
 def _id(name: str | None, document: LangChainDocument) -> str:

@@ -5,15 +5,19 @@ from typing import Any, Self
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.retrievers import BaseRetriever
-from pydantic import Field, SkipValidation, model_validator
+from pydantic import ConfigDict, Field, SkipValidation, model_validator
 
 from m3_core.encoder import M3Encoder
+from m3_core.errors import InputError
 from m3_core.filters import Filter, Where
 from m3_core.fusion import Fusion
 from m3_core.ingestion.templates import Encode
 from m3_core.retriever import AsyncRetriever, Hits, Rescore, Retriever
 from m3_core.store import Store
-from m3_integrations.langchain.convert import to_langchain, with_scores
+from m3_integrations.langchain.convert import to_langchain, where_of, with_scores
+
+_OPTIONS = "k, fusion and where"
+"""What `invoke` takes beside the query and the config."""
 
 
 class M3Retriever(BaseRetriever):
@@ -28,7 +32,7 @@ class M3Retriever(BaseRetriever):
 
     k: documents to return. fusion: by default the paper's weights over the channels the store holds. where: a filter.
     These three may also be given to `invoke` and its like, where they take the place of these here
-    (``where={}`` there means no filter), and be made configurable with `configurable_fields`.
+    (``where={}`` there means no filter; ``filter`` is understood too), and be made configurable with `configurable_fields`.
     candidates, rescore, group_by, encode: see `m3_core.Retriever`.
 
     Raises:
@@ -47,6 +51,8 @@ class M3Retriever(BaseRetriever):
     group_by: str | None = None
     encode: SkipValidation[Encode] = None
 
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         """Make a search that is not used, so that what does not fit is said now and not at the first query."""
@@ -62,9 +68,11 @@ class M3Retriever(BaseRetriever):
         k: int | None = None,
         fusion: Fusion | None = None,
         where: Where = None,
+        **options: Any,
     ) -> list[LangChainDocument]:
+        where = where_of(where, options, _OPTIONS)
         search = Retriever(self.encoder, self.store, **self._settings(fusion))
-        return _documents(search.search(query, self._k(k), where=self._where(where)))
+        return _documents(search.search(_text(query), self._k(k), where=self._where(where)))
 
     async def _aget_relevant_documents(
         self,
@@ -74,9 +82,11 @@ class M3Retriever(BaseRetriever):
         k: int | None = None,
         fusion: Fusion | None = None,
         where: Where = None,
+        **options: Any,
     ) -> list[LangChainDocument]:
+        where = where_of(where, options, _OPTIONS)
         search = AsyncRetriever(self.encoder, self.store, **self._settings(fusion))
-        return _documents(await search.search(query, self._k(k), where=self._where(where)))
+        return _documents(await search.search(_text(query), self._k(k), where=self._where(where)))
 
     def _settings(self, fusion: Fusion | None) -> dict[str, Any]:
         return {
@@ -92,6 +102,15 @@ class M3Retriever(BaseRetriever):
 
     def _where(self, where: Where) -> Where:
         return self.where if where is None else where
+
+
+def _text(query: object) -> str:
+    if not isinstance(query, str):
+        raise InputError(
+            f"a query is a string, not {type(query).__name__}: {query!r:.60}; of several fields of a chain's input "
+            "hand over one: itemgetter('question') | retriever"
+        )
+    return query
 
 
 def _documents(hits: Hits) -> list[LangChainDocument]:

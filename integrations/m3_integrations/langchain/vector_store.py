@@ -10,6 +10,7 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
+from m3_core.checks import check_size
 from m3_core.encoder import M3Encoder
 from m3_core.errors import InputError
 from m3_core.filters import Where
@@ -18,7 +19,8 @@ from m3_core.memory import MemoryStore
 from m3_core.retriever import Rescore, Retriever
 from m3_core.store import Store
 from m3_core.types import FloatArray, Hit, M3Vectors, Representation
-from m3_integrations.langchain.convert import from_langchain, to_langchain
+from m3_integrations._options import refuse
+from m3_integrations.langchain.convert import from_langchain, to_langchain, where_of
 from m3_integrations.langchain.embeddings import M3Embeddings
 
 _DENSE = Representation.DENSE
@@ -57,8 +59,8 @@ class M3VectorStore(VectorStore):
     ) -> None:
         self.encoder, self.store = encoder, store
         self._fusion, self._candidates, self._rescore = fusion, candidates, rescore
-        self._embeddings = M3Embeddings(encoder)
         self._retriever(None)
+        self._embeddings = M3Embeddings(encoder)
 
     @classmethod
     def from_texts(
@@ -97,13 +99,15 @@ class M3VectorStore(VectorStore):
     def add_texts(
         self,
         texts: Iterable[str],
-        metadatas: list[dict[str, Any]] | None = None,
+        metadatas: Iterable[dict[str, Any]] | None = None,
         *,
-        ids: Sequence[str | None] | None = None,
+        ids: Iterable[str | None] | None = None,
         **kwargs: Any,
     ) -> list[str]:
         """Add texts; see `add_documents`."""
-        texts = list(texts)
+        if isinstance(texts, str):
+            raise InputError(f"texts are a list of strings; for one text write [{texts[:40]!r}]")
+        texts, metadatas = list(texts), list(metadatas or ())
         if metadatas and len(metadatas) != len(texts):
             raise InputError(f"{len(texts)} texts came with {len(metadatas)} metadatas")
         each = zip(texts, metadatas or [{} for _ in texts], strict=True)
@@ -112,9 +116,9 @@ class M3VectorStore(VectorStore):
 
     def add_documents(
         self,
-        documents: list[LangChainDocument],
+        documents: Iterable[LangChainDocument],
         *,
-        ids: Sequence[str | None] | None = None,
+        ids: Iterable[str | None] | None = None,
         batch_size: int = 256,
         **kwargs: Any,
     ) -> list[str]:
@@ -126,7 +130,7 @@ class M3VectorStore(VectorStore):
         Raises:
             InputError: ids and documents differ in number, or a document cannot be stored; nothing is written.
         """
-        _refuse(kwargs, "ids and batch_size")
+        refuse(kwargs, "ids and batch_size")
         ours = from_langchain(documents, ids)
         held = self.store.capabilities.representations
         texts = (document.text for document in ours)
@@ -142,7 +146,7 @@ class M3VectorStore(VectorStore):
         Raises:
             InputError: neither is given; that it would mean everything is too easy to get wrong.
         """
-        where = _where(where, kwargs, "ids and where")
+        where = where_of(where, kwargs, "ids and where")
         if ids is None and where is None:
             raise InputError("delete takes ids or where; to delete all documents, write delete(where={})")
         self.store.delete(ids or (), where=where)
@@ -191,7 +195,8 @@ class M3VectorStore(VectorStore):
         Relevance and likeness are both cosines of dense vectors. lambda_mult: 1 looks at relevance alone,
         0 at difference alone.
         """
-        where = _where(where, kwargs, "k, fetch_k, lambda_mult, where and fusion")
+        where = where_of(where, kwargs, "k, fetch_k, lambda_mult, where and fusion")
+        _check_choice(k, fetch_k, lambda_mult)
         retriever = self._retriever(fusion)
         kinds = retriever.fusion.representations | {_DENSE}
         vectors = self.encoder.encode_queries([query], representations=kinds)
@@ -210,6 +215,7 @@ class M3VectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[LangChainDocument]:
         """The same for a dense vector, chosen from the ``fetch_k`` nearest documents."""
+        _check_choice(k, fetch_k, lambda_mult)
         hits = self._nearest(embedding, max(k, fetch_k), where, kwargs)
         return self._diverse(embedding, hits, k, lambda_mult)
 
@@ -251,21 +257,19 @@ class M3VectorStore(VectorStore):
     def _search(
         self, query: str, k: int, where: Where, fusion: Fusion | None, options: dict[str, Any]
     ) -> Sequence[Hit]:
-        where = _where(where, options, "k, where and fusion")
+        where = where_of(where, options, "k, where and fusion")
         return self._retriever(fusion).search(query, k, where=where)
 
     def _nearest(
         self, embedding: Sequence[float], k: int, where: Where, options: dict[str, Any]
     ) -> Sequence[Hit]:
-        where = _where(where, options, "k and where")
-        vectors = M3Vectors(dense=np.asarray(embedding, dtype=np.float32).reshape(1, -1))
+        where = where_of(where, options, "k and where")
+        vectors = M3Vectors(dense=_row(embedding))
         return self.store.search(vectors, {_DENSE: k}, where=where)[_DENSE][0]
 
     def _diverse(
         self, query: Sequence[float] | FloatArray, hits: Sequence[Hit], k: int, lambda_mult: float
     ) -> list[LangChainDocument]:
-        if not 0 <= lambda_mult <= 1:
-            raise InputError(f"lambda_mult must be a number from 0 to 1, not {lambda_mult}")
         records = self.store.get([hit.id for hit in hits], vectors=[_DENSE])
         found: list[tuple[Hit, FloatArray]] = [
             (hit, record.vectors.dense[0])
@@ -273,22 +277,23 @@ class M3VectorStore(VectorStore):
             if record is not None and record.vectors is not None and record.vectors.dense is not None
         ]
         rows = [vector.tolist() for _, vector in found]
-        chosen = maximal_marginal_relevance(np.asarray(query, dtype=np.float32), rows, lambda_mult, k)
+        chosen = maximal_marginal_relevance(_row(query)[0], rows, lambda_mult, k)
         return [to_langchain(found[row][0].document) for row in chosen]
 
 
-def _where(where: Where, options: dict[str, Any], known: str) -> Where:
-    """The filter, under our name or LangChain's; anything else among the options is refused."""
-    filter_ = options.pop("filter", None)
-    _refuse(options, f"{known} (or filter)")
-    if filter_ is None:
-        return where
-    if where is not None:
-        raise InputError("where and filter are two names for the same thing; give one of them")
-    checked: Where = filter_
-    return checked
+def _row(embedding: Sequence[float] | FloatArray) -> FloatArray:
+    """One embedding of d numbers as (1, d)."""
+    try:
+        row = np.asarray(embedding, dtype=np.float32)
+    except (TypeError, ValueError):
+        row = np.empty(0, np.float32)
+    if row.ndim != 1 or not len(row):
+        raise InputError(f"an embedding is a list of numbers, not {embedding!r:.60}")
+    return row.reshape(1, -1)
 
 
-def _refuse(options: dict[str, Any], known: str) -> None:
-    if options:
-        raise InputError(f"unknown option {', '.join(map(repr, sorted(options)))}; there are {known}")
+def _check_choice(k: int, fetch_k: int, lambda_mult: float) -> None:
+    check_size(k, "k")
+    check_size(fetch_k, "fetch_k")
+    if not 0 <= lambda_mult <= 1:
+        raise InputError(f"lambda_mult must be a number from 0 to 1, not {lambda_mult}")

@@ -9,9 +9,11 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from scipy.sparse import csr_array
 
+from m3_core.checks import check_encoder
 from m3_core.encoder import M3Encoder
 from m3_core.types import M3Vectors, Ragged, Representation
 from m3_integrations._cache import MAX_BYTES, VectorCache
+from m3_integrations._options import refuse
 
 
 class M3Embedding(BaseEmbedding):
@@ -37,6 +39,9 @@ class M3Embedding(BaseEmbedding):
     def __init__(
         self, encoder: M3Encoder, *, max_texts: int = 4096, max_bytes: int = MAX_BYTES, **options: Any
     ) -> None:
+        check_encoder(encoder)
+        unknown = {name: value for name, value in options.items() if name not in type(self).model_fields}
+        refuse(unknown, "max_texts, max_bytes, " + " and ".join(sorted(type(self).model_fields)))
         # The name is part of the key under which an ingestion pipeline keeps what it has embedded.
         super().__init__(**{"model_name": f"m3-{encoder.fingerprint}", **options})
         self._encoder = encoder

@@ -32,7 +32,7 @@ def check_query(query: VectorStoreQuery) -> None:
         if getattr(query, name) is not None:
             raise Unsupported(f"a query with {name} is not supported; leave it out")
     if not query.query_str and query.query_embedding is None:
-        raise InputError("the query has neither query_str nor query_embedding")
+        raise InputError("the query is empty: it has neither a query_str nor a query_embedding")
 
 
 def fusion_of(query: VectorStoreQuery, default: Fusion) -> Fusion:

@@ -8,6 +8,7 @@ from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
+from m3_core.checks import check_encoder
 from m3_core.encoder import M3Encoder
 from m3_core.errors import InputError
 from m3_core.fusion import WeightedSum
@@ -41,6 +42,7 @@ class M3Rerank(BaseNodePostprocessor):
         top_n: int | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
+        check_encoder(encoder)
         super().__init__(top_n=top_n, callback_manager=callback_manager or CallbackManager([]))  # type: ignore[call-arg]
         self._encoder, self._fusion = encoder, WeightedSum.passages() if fusion is None else fusion
         encoder.model.check(self._fusion.representations)

@@ -20,6 +20,7 @@ from m3_core.fusion import Fusion
 from m3_core.retriever import Rescore
 from m3_core.store import Store
 from m3_core.types import Document, FloatArray, Representation
+from m3_integrations._options import refuse
 from m3_integrations.llama_index.convert import REF_DOC_ID, encoded_text, to_document, to_node
 from m3_integrations.llama_index.embedding import M3Embedding
 from m3_integrations.llama_index.filters import to_filter
@@ -74,6 +75,8 @@ class M3VectorStore(BasePydanticVectorStore):
         candidates: int | None = None,
         rescore: Rescore = "store",
     ) -> None:
+        if not isinstance(embed_model, M3Embedding):
+            raise InputError(f"the embed_model is an M3Embedding(encoder), not {embed_model!r}")
         super().__init__(stores_text=True)
         self._embed_model, self._store = embed_model, store
         self._search = QuerySearch(embed_model, store, fusion=fusion, candidates=candidates, rescore=rescore)
@@ -100,7 +103,8 @@ class M3VectorStore(BasePydanticVectorStore):
         Raises:
             InputError: a node that cannot be stored, or with an embedding of another model or text; named.
         """
-        _refuse(kwargs, "no options")
+        refuse(kwargs, "no options")
+        nodes = list(nodes)
         documents = [to_document(node) for node in nodes]
         last = {document.id: row for row, document in enumerate(documents)}
         rows = list(last.values())
@@ -117,7 +121,7 @@ class M3VectorStore(BasePydanticVectorStore):
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Delete the nodes that come from this document."""
-        _refuse(delete_kwargs, "no options")
+        refuse(delete_kwargs, "no options")
         if not isinstance(ref_doc_id, str):
             raise InputError(f"ref_doc_id is the id of a document, a string, not {ref_doc_id!r}")
         self._store.delete(where={REF_DOC_ID: ref_doc_id})
@@ -142,7 +146,7 @@ class M3VectorStore(BasePydanticVectorStore):
         Raises:
             InputError: there are neither ids nor conditions; that would be all nodes, for which there is `clear`.
         """
-        _refuse(delete_kwargs, "node_ids and filters")
+        refuse(delete_kwargs, "node_ids and filters")
         condition = to_filter(filters)
         if node_ids is not None and condition is not None:
             node_ids = [document.id for document in self._documents(node_ids, condition)]
@@ -177,7 +181,7 @@ class M3VectorStore(BasePydanticVectorStore):
         Raises:
             Unsupported: a query mode that is not known here. InputError: neither text nor embedding.
         """
-        _refuse(kwargs, "where, fusion, mmr_threshold and mmr_prefetch_k")
+        refuse(kwargs, "where, fusion, mmr_threshold and mmr_prefetch_k")
         hits = self._search.run(
             query, where=where, fusion=fusion, mmr_threshold=mmr_threshold, mmr_prefetch_k=mmr_prefetch_k
         )
@@ -237,8 +241,3 @@ def _check_embeddings(nodes: Sequence[BaseNode], dense: FloatArray) -> None:
                 f"the embedding of node {node.node_id!r} is not what the store's model makes of the node's text. "
                 "Give the index or pipeline the embed_model of the vector store, or add the node without an embedding"
             )
-
-
-def _refuse(options: dict[str, Any], known: str) -> None:
-    if options:
-        raise InputError(f"unknown option {', '.join(map(repr, sorted(options)))}; there are {known}")
