@@ -30,6 +30,18 @@ def chunk_id(parent: str, number: int) -> str:
     return f"{parent}#{number}"
 
 
+def chunk_of(name: str) -> tuple[str, int] | None:
+    """The document and the number whose chunk would be stored under an id, None if none would.
+
+    >>> chunk_of("manual/ja#3")
+    ('manual/ja', 3)
+    """
+    parent, _, number = name.rpartition("#")
+    if not parent or not number.isdecimal() or chunk_id(parent, int(number)) != name:
+        return None
+    return parent, int(number)
+
+
 def part_ids(name: str, whole: bool, chunks: Iterable[int]) -> list[str]:
     """The ids a document is stored under: its own if it is stored whole, and those of its chunks."""
     return ([name] if whole else []) + [chunk_id(name, number) for number in chunks]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Self
 
 from m3_core.errors import JournalError
-from m3_core.ingestion.chunking import part_ids
+from m3_core.ingestion.chunking import chunk_of, part_ids
 from m3_core.types import Document
 
 _FORMAT = "1"
@@ -265,6 +265,21 @@ class Journal:
                 [(name, int(chunks == 0), chunks, self._intent) for name, chunks in writes],
             )
             return self._intent
+
+    def taken(self, name: str, chunks: int) -> tuple[str, str] | None:
+        """An id that the document would be stored under, and the other document that may be stored there; or None.
+
+        A chunk of ``a`` has the id ``a#0``, which may be a document's own in another source.
+        """
+        with self._lock, self._translated():
+            if not chunks:
+                parent, number = chunk_of(name) or (None, 0)
+                query = "SELECT 1 FROM documents WHERE id = ? AND chunks > ?"
+                held = parent and self._db.execute(query, (parent, number)).fetchone()
+                return (name, parent) if parent and held else None
+            query = "SELECT 1 FROM documents WHERE id = ? AND whole"
+            ids = part_ids(name, False, range(chunks))
+            return next(((part, part) for part in ids if self._db.execute(query, (part,)).fetchone()), None)
 
     def leftovers(self, name: str, chunks: int) -> list[str]:
         """The ids under which the store may hold parts of other versions, once this one is written."""

@@ -6,12 +6,12 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Protocol, TypeAlias
 
 from m3_core.errors import IngestInterrupted, IngestStopped, InputError, M3Error
-from m3_core.ingestion.chunking import Chunker
+from m3_core.ingestion.chunking import CHUNK_FIELD, PARENT_FIELD, Chunker
 from m3_core.ingestion.journal import Fate, Journal
 from m3_core.ingestion.rejects import RejectLog, refusal
 from m3_core.ingestion.sources import Rejected
@@ -162,7 +162,12 @@ class Run:
         return list(entries.values())
 
     def _digest(self, document: Document) -> bytes:
-        content = [self.recipe, self.settings.encode(document), document.text, document.metadata]
+        encoded = document
+        if self.settings.chunker is not None:  # a template may use what only chunks have
+            encoded = replace(
+                document, metadata={**document.metadata, PARENT_FIELD: document.id, CHUNK_FIELD: 0}
+            )
+        content = [self.recipe, self.settings.encode(encoded), document.text, document.metadata]
         return blake2b(json.dumps(content, sort_keys=True, default=dict).encode(), digest_size=16).digest()
 
     def _pace(self, count: int) -> None:
@@ -189,14 +194,20 @@ class Run:
             self._encode(parts[start:])
 
     def _split(self, entry: Entry) -> list[Part]:
-        if self.settings.chunker is None:
-            return [Part(entry.document, entry, last=True)]
+        chunker = self.settings.chunker
         try:
-            chunks = self.settings.chunker.split(entry.document)
+            chunks = [] if chunker is None else chunker.split(entry.document)
+            if taken := self.journal.taken(entry.document.id, len(chunks)):
+                raise InputError(
+                    "it would be stored as {!r}, where {!r} is; rename one, or put a prefix before the ids of one "
+                    "source".format(*taken)
+                )
         except InputError as error:
             self._refuse(entry, str(error))
             return []
         entry.chunks = len(chunks)
+        if chunker is None:
+            return [Part(entry.document, entry, last=True)]
         return [Part(chunk, entry, last=chunk is chunks[-1]) for chunk in chunks]
 
     def _encode(self, parts: Sequence[Part]) -> None:

@@ -380,6 +380,60 @@ def test_a_document_longer_than_a_piece_is_written_in_several(
     assert ingest([Document("a", text)], encoder, store, journal=journal, chunk_tokens=40).skipped == 1
 
 
+def test_a_template_with_fields_that_only_chunks_have_writes_again(
+    encoder: WordEncoder, store: WatchedStore, journal: Path
+) -> None:
+    def run(template: str) -> int:
+        stream = [Document("d", "a b c")]
+        return ingest(stream, encoder, store, journal=journal, chunk_tokens=2, encode=template).written
+
+    assert run("{text}") == 1
+    assert run("{parent_id} {text}") == 1
+    assert np.allclose(dense_of(store, "d#1")[1], dense(encoder, "d c"))
+    assert run("{parent_id} {text}") == 0
+
+
+def test_a_chunk_is_not_written_over_a_document_of_its_id(
+    encoder: WordEncoder, store: WatchedStore, journal: Path, tmp_path: Path
+) -> None:
+    """Nor a document over a chunk: one of the two would be lost, and both taken for written."""
+
+    def run(source: str, name: str, tokens: int | None) -> IngestSummary:
+        stream = [Document(name, f"{source} text")]
+        return ingest(
+            stream,
+            encoder,
+            store,
+            journal=journal,
+            source=source,
+            chunk_tokens=tokens,
+            rejects=tmp_path / "rejects",
+        )
+
+    assert run("whole", "a#1", None).written == 1
+    assert run("split", "a", 1).rejected == 1
+    assert "would be stored as 'a#1', where 'a#1' is" in (tmp_path / "rejects").read_text()
+    assert store.texts() == {"a#1": "whole text"}
+    assert run("split", "b", 1).written == 1
+    assert run("whole", "b#1", None).rejected == 1
+    assert "would be stored as 'b#1', where 'b' is" in (tmp_path / "rejects").read_text()
+    assert run("whole", "b#2", None).written == 1
+    assert run("split", "b#1", 1).written == 1
+    assert set(store.texts()) == {"a#1", "b#0", "b#1", "b#2", "b#1#0", "b#1#1"}
+
+
+def test_ids_like_those_of_chunks_survive_that_texts_are_split(
+    encoder: WordEncoder, store: WatchedStore, journal: Path
+) -> None:
+    def run(tokens: int | None) -> IngestSummary:
+        stream = [Document("a", "one"), Document("a#0", "two")]
+        return ingest(stream, encoder, store, journal=journal, chunk_tokens=tokens)
+
+    assert run(None).written == 2
+    assert (run(4).rejected, run(4).rejected) == (1, 0)  # once the one has moved, there is room for the other
+    assert store.texts() == {"a#0": "one", "a#0#0": "two"}
+
+
 def test_metadata_that_chunks_need_is_refused(encoder: WordEncoder, store: WatchedStore) -> None:
     summary = ingest([Document("a", "x", {"parent_id": "p"})], encoder, store, chunk_tokens=10)
     assert (summary.written, summary.rejected, store.count()) == (0, 1, 0)
