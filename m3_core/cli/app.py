@@ -3,6 +3,7 @@
 Importing this must stay cheap (``m3 --help`` within a second): commands import torch and the stores when run.
 """
 
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from m3_core.cli.check import check
 from m3_core.cli.copy import copy
 from m3_core.cli.encode import encode
 from m3_core.cli.ingest import ingest
-from m3_core.cli.output import console, error_line, show_notes
+from m3_core.cli.output import console, error_line, out, show_notes
 from m3_core.cli.search import search
 from m3_core.errors import M3Error
 
@@ -58,9 +59,19 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"m3-retrieval {version('m3-retrieval')}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def settings(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
 ) -> None:
     """Options before the command."""
     show_notes(everything=debug)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,11 @@ def test_a_mistake_is_one_line_and_exit_code_1(here: Path, arguments: list[str],
         last = done.stderr.strip().splitlines()[-1]
         assert last.startswith("m3: ")
         assert said in last
+
+
+def test_the_version() -> None:
+    done = m3("--version")
+    assert (done.exit_code, done.stdout) == (0, f"m3-retrieval {version('m3-retrieval')}\n")
 
 
 def test_debug_shows_the_traceback(here: Path) -> None:
