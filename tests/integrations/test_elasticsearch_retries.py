@@ -24,12 +24,17 @@ BAD = {"type": "mapper_parsing_exception", "reason": "this is no number"}
 
 
 class Scripted(ThreadingHTTPServer):
-    """A server with one index. bulk: what it answers to a bulk request for these ids."""
+    """A server with one index. bulk: what it answers to a bulk request for these ids. while_refreshing: a hook.
+
+    visible: how many documents the last refresh has made so.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.batches: list[list[str]] = []
         self.bulk: Callable[[int, Sequence[str]], Answer] = lambda turn, ids: items(dict.fromkeys(ids))
+        self.while_refreshing: Callable[[], Answer] = lambda: (200, {"_shards": {"failed": 0}}, {})
+        self.visible = 0
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -46,7 +51,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         lines = self.rfile.read(int(self.headers.get("content-length", 0))).splitlines()
         if "_refresh" in self.path:
-            self._answer((200, {"_shards": {"failed": 0}}, {}))
+            written = sum(map(len, self.server.batches))
+            answer = self.server.while_refreshing()
+            if answer[0] == 200:
+                self.server.visible = written
+            self._answer(answer)
+            return
+        if "_count" in self.path:
+            self._answer((200, {"count": self.server.visible, "_shards": {"failed": 0}}, {}))
             return
         ids = [json.loads(line)["index"]["_id"] for line in lines[::2]]
         self.server.batches.append(ids)
@@ -217,3 +229,33 @@ def test_a_server_that_asks_to_wait_for_long_is_not_asked_again(
         upsert(store, "a")
     assert caught.value.retry_after == 3600
     assert len(server.batches) == 1
+
+
+def test_what_is_written_while_another_thread_refreshes_is_seen(
+    server: Scripted, store: ElasticsearchStore
+) -> None:
+    done = 200, {"_shards": {"failed": 0}}, {}
+
+    def write() -> Answer:
+        server.while_refreshing = lambda: done
+        upsert(store, "b")
+        return done
+
+    upsert(store, "a")
+    server.while_refreshing = write
+    assert store.count() == 1
+    assert store.count() == 2
+
+
+def test_a_refresh_that_failed_is_made_up_for(server: Scripted, store: ElasticsearchStore) -> None:
+    done = server.while_refreshing
+    server.while_refreshing = lambda: (
+        500,
+        {"error": {"type": "broken", "reason": "disk"}, "status": 500},
+        {},
+    )
+    upsert(store, "a")
+    with pytest.raises(StoreError, match="disk"):
+        store.count()
+    server.while_refreshing = done
+    assert store.count() == 1

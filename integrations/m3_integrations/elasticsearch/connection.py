@@ -106,8 +106,13 @@ class Connection:
         if self._refresh == "read":
             with self._lock:
                 if self._dirty:
-                    self.call(lambda: self.client.indices.refresh(index=self.index))
+                    # Before the request: what another thread writes meanwhile needs a refresh of its own.
                     self._dirty = False
+                    try:
+                        self.call(lambda: self.client.indices.refresh(index=self.index))
+                    except BaseException:
+                        self._dirty = True
+                        raise
 
     def search(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answer to one search."""
