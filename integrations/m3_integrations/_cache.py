@@ -66,13 +66,13 @@ class VectorCache:
                 self.kinds |= frozenset(kinds)
                 self._forget(list(self._held))
 
-    def vectors(self, texts: Sequence[str]) -> list[TextVectors]:
+    def vectors(self, texts: Iterable[str]) -> list[TextVectors]:
         """The vectors of the texts, in order; those that are not held are encoded, in one call.
 
         Raises:
             InputError: an element is not a string (names its index).
         """
-        _check(texts)
+        texts = _listed(texts)
         wanted = dict.fromkeys(texts)
         with self._lock:
             kinds = self.kinds
@@ -142,9 +142,14 @@ def _empty(
     return cache
 
 
-def _check(texts: Sequence[str]) -> None:
+def _listed(texts: Iterable[str]) -> list[str]:
+    """The texts of whatever may be gone through, once."""
     if isinstance(texts, str | bytes):
         raise InputError(f"give a list of texts, not one {type(texts).__name__}: [{texts[:40]!r}, ...]")
-    for index, text in enumerate(texts):
+    if not isinstance(texts, Iterable):
+        raise InputError(f"give a list of texts, not {type(texts).__name__}")
+    listed = list(texts)
+    for index, text in enumerate(listed):
         if not isinstance(text, str):
             raise InputError(f"the text at index {index} is {type(text).__name__}, not a string")
+    return listed

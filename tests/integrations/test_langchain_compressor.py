@@ -7,8 +7,8 @@ from langchain_core.documents import Document as LangChainDocument
 from pydantic import ValidationError
 
 from m3_core.encoder import M3Encoder
-from m3_core.errors import RepresentationMissing
-from m3_core.fusion import WeightedSum
+from m3_core.errors import InputError, RepresentationMissing
+from m3_core.fusion import ReciprocalRank, WeightedSum
 from m3_integrations.langchain import M3Compressor
 
 QUERY = "Berlin ist die Hauptstadt"
@@ -59,6 +59,10 @@ def test_top_n(encoder: M3Encoder, documents: list[LangChainDocument]) -> None:
     assert M3Compressor(encoder=encoder, top_n=3).compress_documents(documents, QUERY) == everything[:3]
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         M3Compressor(encoder=encoder, top_n=0)
+    with pytest.raises(ValidationError, match="reranking is by a WeightedSum"):
+        M3Compressor(encoder=encoder, fusion=ReciprocalRank())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a query is a string, not NoneType"):
+        M3Compressor(encoder=encoder).compress_documents([], None)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="the encoder is an M3Encoder"):
         M3Compressor(encoder="m3-tiny")  # type: ignore[arg-type]
 

@@ -200,6 +200,14 @@ def test_a_copy_for_another_process(loaded: M3Encoder, texts: tuple[str, ...]) -
     assert pickle.loads(pickle.dumps(embeddings)).embed_documents(list(texts)) == wanted
 
 
+def test_texts_may_be_read_once(encoder: M3Encoder, texts: tuple[str, ...]) -> None:
+    embeddings = M3Embeddings(encoder)
+    wanted = embeddings.embed_documents(list(texts))
+    assert embeddings.embed_documents(text for text in texts) == wanted  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="give a list of texts, not NoneType"):
+        embeddings.embed_documents(None)  # type: ignore[arg-type]
+
+
 def test_what_is_no_encoder() -> None:
     with pytest.raises(InputError, match=r"as M3Encoder\.load\(\.\.\.\) returns it, not 'm3-tiny'"):
         M3Embeddings("m3-tiny")  # type: ignore[arg-type]

@@ -206,6 +206,8 @@ def test_reranking_without_nodes_or_query(encoder: M3Encoder, texts: tuple[str, 
         M3Rerank(encoder).postprocess_nodes(nodes_of(texts))
     with pytest.raises(ValueError, match="top_n"):
         M3Rerank(encoder, top_n=0)
+    with pytest.raises(InputError, match=r"reranking is by a WeightedSum of the channels' scores, not Recip"):
+        M3Rerank(encoder, fusion=ReciprocalRank())  # type: ignore[arg-type]
 
 
 def test_reranking_is_seen_by_callbacks(encoder: M3Encoder, texts: tuple[str, ...]) -> None:

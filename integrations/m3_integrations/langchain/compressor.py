@@ -8,10 +8,9 @@ from langchain_core.documents import BaseDocumentCompressor
 from langchain_core.documents import Document as LangChainDocument
 from pydantic import ConfigDict, Field, SkipValidation, model_validator
 
-from m3_core.checks import check_encoder
 from m3_core.encoder import M3Encoder
 from m3_core.fusion import WeightedSum
-from m3_integrations._rerank import rerank
+from m3_integrations._rerank import check_reranking, rerank
 from m3_integrations.langchain.convert import with_scores
 
 
@@ -25,6 +24,7 @@ class M3Compressor(BaseDocumentCompressor):
     None for all.
 
     Raises:
+        pydantic.ValidationError: an option that cannot be used, another fusion than a weighted sum among them.
         RepresentationMissing: the fusion weighs a channel the model does not have.
     """
 
@@ -36,14 +36,18 @@ class M3Compressor(BaseDocumentCompressor):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        check_encoder(self.encoder)
-        self.encoder.model.check(self.fusion.representations)
+        check_reranking(self.encoder, self.fusion)
         return self
 
     def compress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
     ) -> list[LangChainDocument]:
-        """The documents in the order of their scores, at most ``top_n``."""
+        """The documents in the order of their scores, at most ``top_n``.
+
+        Raises:
+            InputError: the query is not a string.
+        """
+        documents = list(documents)
         texts = [document.page_content for document in documents]
         ranked = rerank(self.encoder, self.fusion, query, texts, self.top_n)
         return [with_scores(documents[row], score, scores) for row, score, scores in ranked]

@@ -22,7 +22,14 @@ class M3Embeddings(Embeddings):
         embeddings = M3Embeddings(M3Encoder.load("BAAI/bge-m3"))
         QdrantVectorStore(client, "pages", embeddings.dense, RetrievalMode.HYBRID,
                           sparse_embedding=embeddings.qdrant_sparse)
-        Milvus([embeddings.dense, embeddings.milvus_sparse], vector_field=["dense", "sparse"])
+        Milvus([embeddings.dense, embeddings.milvus_sparse], vector_field=["dense", "sparse"],
+               index_params=[{"index_type": "FLAT", "metric_type": "IP"},
+                             {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "IP"}],
+               search_params=[{"metric_type": "IP"}, {"metric_type": "IP"}])
+
+    Say the parameters of Milvus: by default its package leaves out the lightest fifth of the lexical weights in every
+    search, which makes scores inexact, and which Milvus Lite refuses. FLAT looks at every vector; for many documents on a
+    server take HNSW.
 
     All views share one cache, so that each text passes through the model once, however many of them are asked
     for it. The object itself is the dense view. Safe to use from several threads.

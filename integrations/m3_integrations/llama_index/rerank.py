@@ -8,11 +8,10 @@ from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from m3_core.checks import check_encoder
 from m3_core.encoder import M3Encoder
 from m3_core.errors import InputError
 from m3_core.fusion import WeightedSum
-from m3_integrations._rerank import rerank
+from m3_integrations._rerank import check_reranking, rerank
 from m3_integrations.llama_index.convert import encoded_text
 from m3_integrations.llama_index.scored import scored
 
@@ -27,6 +26,7 @@ class M3Rerank(BaseNodePostprocessor):
     None for all.
 
     Raises:
+        InputError: another fusion than a weighted sum.
         RepresentationMissing: the fusion weighs a channel the model does not have.
     """
 
@@ -42,10 +42,10 @@ class M3Rerank(BaseNodePostprocessor):
         top_n: int | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
-        check_encoder(encoder)
+        fusion = WeightedSum.passages() if fusion is None else fusion
+        check_reranking(encoder, fusion)
         super().__init__(top_n=top_n, callback_manager=callback_manager or CallbackManager([]))  # type: ignore[call-arg]
-        self._encoder, self._fusion = encoder, WeightedSum.passages() if fusion is None else fusion
-        encoder.model.check(self._fusion.representations)
+        self._encoder, self._fusion = encoder, fusion
 
     @classmethod
     def class_name(cls) -> str:
