@@ -29,7 +29,7 @@ CANDIDATES = 100
 
 
 class Hits(list[Hit]):
-    """Found documents, best first. ``missing`` names the members of a `UnionStore` that did not answer."""
+    """Found documents, best first. ``missing`` names the members of a `UnionStore` that did not answer, or not all."""
 
     def __init__(self, hits: Iterable[Hit] = (), missing: Sequence[str] = ()) -> None:
         super().__init__(hits)
@@ -137,6 +137,7 @@ class _Search:
         alone = len(kinds) == 1 and not self.group_by
         count = k if alone else max(k, self.candidates or CANDIDATES)
         channels = {kind: count for kind in Representation if kind in kinds - self.lacking}
+        absent: list[str] = []
         if self._store_fuses():
             answer = yield _Ask(
                 self.store, "search_fused", (vectors, self.fusion, k, channels), {"where": parsed}
@@ -147,14 +148,14 @@ class _Search:
             answer = yield _Ask(self.store, "search", (vectors, channels), {"where": parsed})
             found = [_collect(answer, row) for row in range(len(vectors))]
             if isinstance(self.fusion, WeightedSum):
-                yield from self._complete(vectors, found)
+                absent += yield from self._complete(vectors, found)
             ranked = [self._rank(row, k) for row in found]
-        yield from self._complete(
+        absent += yield from self._complete(
             vectors, [_only(row, [name for name, _ in best]) for row, best in zip(found, ranked, strict=True)]
         )
-        absent = getattr(answer, "missing", ())
+        left_out = tuple(dict.fromkeys([*getattr(answer, "missing", ()), *absent]))
         return [
-            Hits((self._hit(row, name, score) for name, score in best), absent)
+            Hits((self._hit(row, name, score) for name, score in best), left_out)
             for row, best in zip(found, ranked, strict=True)
         ]
 
@@ -167,8 +168,12 @@ class _Search:
         several = len(self.kinds) > 1 and not self.lacking and not self.group_by
         return several and plain and name in self.store.capabilities.fusions
 
-    def _complete(self, vectors: M3Vectors, found: Sequence[_Found]) -> Generator[_Ask, Any, None]:
-        """Give every candidate a score in every channel of the fusion, 0 where it holds no such vector."""
+    def _complete(self, vectors: M3Vectors, found: Sequence[_Found]) -> Generator[_Ask, Any, list[str]]:
+        """Give every candidate a score in every channel of the fusion, 0 where it holds no such vector.
+
+        Returns the stores that were left out, whose documents have 0 because nobody answered for them.
+        """
+        absent: list[str] = []
         encoded: _Encoded | None = None
         for kind in Representation:
             if kind not in self.kinds:
@@ -183,9 +188,11 @@ class _Search:
                 scores = [encoded.scores(vectors, row, kind, names) for row, names in enumerate(wanted)]
             else:
                 scores = yield _Ask(self.store, "score", (vectors, kind, wanted))
+                absent += getattr(scores, "missing", ())
             for row, names, values in zip(found, wanted, scores, strict=True):
                 filled = np.nan_to_num(values, nan=0.0).tolist()
                 row.scores.setdefault(kind, {}).update(zip(names, filled, strict=True))
+        return absent
 
     def _encode_candidates(self, found: Sequence[_Found]) -> Generator[_Ask, Any, "_Encoded"]:
         """All candidates in all channels that the store does not hold, in one pass."""

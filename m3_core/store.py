@@ -1,6 +1,6 @@
 """What a store is: the protocol every engine implements, and how stores are found by URL."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -81,6 +81,14 @@ class SearchResult(dict[Representation, list[list[Hit]]]):
 
     def __init__(self, hits: Mapping[Representation, list[list[Hit]]], missing: Sequence[str] = ()) -> None:
         super().__init__(hits)
+        self.missing = tuple(missing)
+
+
+class ScoreResult(list[FloatArray]):
+    """What scores from several stores are: the scores by query, and the ``missing``, as in a `SearchResult`."""
+
+    def __init__(self, scores: Iterable[FloatArray], missing: Sequence[str] = ()) -> None:
+        super().__init__(scores)
         self.missing = tuple(missing)
 
 

@@ -19,7 +19,7 @@ from m3_core.errors import (
     Unsupported,
 )
 from m3_core.filters import Filter
-from m3_core.store import Capabilities, ClosingMixin, Schema, Store
+from m3_core.store import Capabilities, ClosingMixin, Schema, ScoreResult, Store
 from m3_core.types import Document, FloatArray, Hit, M3Vectors, Representation
 
 T = TypeVar("T")
@@ -78,18 +78,17 @@ class Composite(ClosingMixin):
     ) -> tuple[dict[int, Found], tuple[str, ...]]:
         """The members' hits, and the identities of the stores that are missing, in members of members too."""
         answers, missing = self._ask(calls, timeout=self._timeout, skip=self._skips, at_least=1)
-        inner = [name for answer in answers.values() for name in getattr(answer, "missing", ())]
-        return answers, (*missing, *inner)
+        return answers, _all_missing(missing, answers)
 
     def _scores(
         self, calls: Mapping[int, Callable[[Store], list[FloatArray]]], ids: Sequence[Sequence[str]]
-    ) -> list[FloatArray]:
+    ) -> ScoreResult:
         """The members' scores as one: where several know a document, the highest; NaN where none does."""
-        answers, _ = self._ask(calls, timeout=self._timeout, skip=self._skips)
+        answers, missing = self._ask(calls, timeout=self._timeout, skip=self._skips)
         scores = [np.full(len(names), np.nan, np.float32) for names in ids]
         for answer in answers.values():
             scores = [np.fmax(known, more) for known, more in zip(scores, answer, strict=True)]
-        return scores
+        return ScoreResult(scores, _all_missing(missing, answers))
 
     def _ask(
         self,
@@ -149,6 +148,11 @@ def _run(future: Future[T], call: Callable[[Store], T], store: Store) -> None:
         future.set_result(call(store))
     except BaseException as error:  # noqa: BLE001  # whatever it is, the caller's thread raises it
         future.set_exception(error)
+
+
+def _all_missing(here: Sequence[str], answers: Mapping[int, object]) -> tuple[str, ...]:
+    """The stores that are missing here, and in members of members."""
+    return (*here, *(name for answer in answers.values() for name in getattr(answer, "missing", ())))
 
 
 def _is_down(error: BaseException) -> bool:

@@ -8,8 +8,8 @@ from m3_core.checks import check_held, check_update
 from m3_core.compose.members import Composite, OnFailure, joint_capabilities, schema_of, score, search
 from m3_core.errors import InputError, StoreError
 from m3_core.filters import Filter, Where
-from m3_core.store import Capabilities, Page, SearchResult, Store
-from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
+from m3_core.store import Capabilities, Page, ScoreResult, SearchResult, Store
+from m3_core.types import Document, Hit, M3Vectors, Record, Representation
 
 
 class SplitStore(Composite):
@@ -22,7 +22,7 @@ class SplitStore(Composite):
 
     Members are searched at the same time, each with ``timeout`` seconds. With ``on_failure="skip"`` a member
     that is down or late is left out with a warning: its channels find nothing, its scores are NaN, and
-    ``missing`` of the result (a `SearchResult`) names it.
+    ``missing`` of the result (`SearchResult`, `ScoreResult`) names it.
 
     Raises:
         InputError: no channel is given.
@@ -126,7 +126,7 @@ class SplitStore(Composite):
 
         return SearchResult({kind: hits(kind) for kind in k}, missing)
 
-    def score(self, queries: M3Vectors, by: Representation, ids: Sequence[Sequence[str]]) -> list[FloatArray]:
+    def score(self, queries: M3Vectors, by: Representation, ids: Sequence[Sequence[str]]) -> ScoreResult:
         """Scores from the member that holds the channel."""
         self._check_open()
         check_held([by], self.capabilities.representations)

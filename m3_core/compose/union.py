@@ -10,8 +10,8 @@ from m3_core.checks import check_held, check_ids, check_size, check_update
 from m3_core.compose.members import Composite, OnFailure, joint_capabilities, schema_of, score, search
 from m3_core.errors import InputError
 from m3_core.filters import Filter, Where
-from m3_core.store import Capabilities, Page, SearchResult, Store
-from m3_core.types import Document, FloatArray, Hit, M3Vectors, Record, Representation
+from m3_core.store import Capabilities, Page, ScoreResult, SearchResult, Store
+from m3_core.types import Document, Hit, M3Vectors, Record, Representation
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class UnionStore(Composite):
 
     Members are searched at the same time, each with ``timeout`` seconds. With ``on_failure="skip"`` a member
     that is down or late is left out with a warning: its documents are not found, their scores are NaN, and
-    ``missing`` of the result (a `SearchResult`) names it.
+    ``missing`` of the result (`SearchResult`, `ScoreResult`) names it.
 
     Raises:
         InputError: no stores, one of them twice, or none of the channels is in all.
@@ -154,7 +154,7 @@ class UnionStore(Composite):
             missing,
         )
 
-    def score(self, queries: M3Vectors, by: Representation, ids: Sequence[Sequence[str]]) -> list[FloatArray]:
+    def score(self, queries: M3Vectors, by: Representation, ids: Sequence[Sequence[str]]) -> ScoreResult:
         """Scores from whichever member holds each document."""
         self._check_open()
         check_held([by], self.capabilities.representations)

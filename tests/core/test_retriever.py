@@ -422,6 +422,27 @@ def test_queries_that_cannot_be_used(encoder: M3Encoder, store: MemoryStore) -> 
 # Stores of stores, sync and async
 
 
+class GoesDown(MemoryStore):
+    """A store that still answers the search, and is down when it is asked for scores."""
+
+    def score(self, *_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("nobody answers")
+
+
+def test_a_member_that_goes_down_between_search_and_scores_is_marked_too(
+    encoder: M3Encoder, documents: list[Document], vectors: M3Vectors
+) -> None:
+    """Its documents count 0 in the channels that did not find them, so that they may stand too low."""
+    here, gone = store_of(encoder, documents[:6], vectors.take(range(6))), GoesDown(encoder.schema())
+    gone.upsert(documents[6:], vectors.take(range(6, len(documents))))
+    retriever = Retriever(encoder, UnionStore([here, gone], on_failure="skip"), candidates=4)
+    with pytest.warns(UserWarning, match=gone.identity):
+        found = retriever.search(QUERIES, k=3)
+    assert {hits.missing for hits in found} == {(gone.identity,)}
+    with pytest.raises(StoreUnavailable):
+        Retriever(encoder, UnionStore([here, gone]), candidates=4).search(QUERIES, k=3)
+
+
 class Down(MemoryStore):
     """A store whose searches fail as if its server were down."""
 
