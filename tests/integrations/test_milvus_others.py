@@ -11,6 +11,7 @@ from m3_core.errors import (
     FingerprintMismatch,
     InputError,
     SchemaMismatch,
+    StoreNotFound,
     Unsupported,
 )
 from m3_core.filters import Filter
@@ -78,6 +79,15 @@ LEXICAL: Column = ("lexical", KINDS.SPARSE_FLOAT_VECTOR, {})
 META: Column = ("meta", KINDS.JSON, {})
 BOTH = {"vector": "COSINE", "lexical": "IP"}
 FIELDS = Fields(dense="vector", sparse="lexical", multi=None, text="body", id=None, metadata="")
+
+
+def test_of_a_collection_that_is_not_there_those_that_are_are_said(foreign: Foreign, tmp_path: Path) -> None:
+    foreign.make("said", [KEY, BODY, VECTOR], {"vector": "COSINE"})
+    with pytest.raises(StoreNotFound, match=rf"holds .*: write milvus\+file://{foreign.folder}/\w+$"):
+        MilvusStore.open(foreign.url("unsaid"))
+    MilvusStore.create(f"milvus+file://{tmp_path}/new.db/first", schema=SCHEMA).close()
+    with pytest.raises(StoreNotFound, match=r"holds first: write milvus\+file://.*/new\.db/first$"):
+        MilvusStore.from_url(f"milvus+file://{tmp_path}/new")
 
 
 class TestUndeclaredFields:

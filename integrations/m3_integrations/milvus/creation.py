@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from m3_core.errors import InputError, Unsupported
+from m3_core.errors import InputError, StoreNotFound, Unsupported
 from m3_core.store import Fields, Schema
 from m3_core.types import MAX_ID_BYTES, Representation
 from m3_integrations.milvus.address import Location, parse_url, pymilvus
@@ -58,6 +58,21 @@ def exists(connection: Connection) -> bool:
     with connection.calling():
         address = connection.address
         return bool(connection.client.has_collection(address.collection, timeout=address.timeout))
+
+
+def absent(connection: Connection) -> StoreNotFound:
+    """The error for a collection that is not there; of a folder of others it says which are."""
+    address = connection.address
+    held: list[str] = []
+    if address.path is not None:
+        with connection.calling():
+            held = sorted(connection.client.list_collections(timeout=address.timeout))
+    remedy = (
+        f"the folder holds {', '.join(held[:5])}: write milvus+file://{address.path}/{held[0]}"
+        if held
+        else "make one by ingesting into it"
+    )
+    return StoreNotFound(f"there is no collection {address.identity}; {remedy}")
 
 
 def as_mapping(name: str, value: Mapping[str, Any] | str | None) -> dict[str, Any]:

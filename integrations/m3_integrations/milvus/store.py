@@ -20,7 +20,6 @@ from m3_core.errors import (
     InputError,
     SchemaMismatch,
     StoreError,
-    StoreNotFound,
     Unsupported,
 )
 from m3_core.filters import Filter, Where
@@ -39,6 +38,7 @@ from m3_integrations.milvus.convert import (
     vectors_of,
 )
 from m3_integrations.milvus.creation import (
+    absent,
     as_mapping,
     connecting,
     create_collection,
@@ -157,7 +157,7 @@ class MilvusStore(Extending, ClosingMixin):
         """
         with connecting(location, options, create=False) as (connection, _):
             if not exists(connection):
-                raise StoreNotFound(f"there is no collection {connection.address.identity}")
+                raise absent(connection)
             return cls(connection, fields, fingerprint, search_params, partial)
 
     @classmethod
@@ -177,7 +177,7 @@ class MilvusStore(Extending, ClosingMixin):
             names = take_names(given)
             if not exists(connection):
                 if schema is None:
-                    raise StoreNotFound(f"there is no collection {connection.address.identity}")
+                    raise absent(connection)
                 made = names if isinstance(names, Fields) else replace(Fields(), **(names or {}))  # type: ignore[arg-type]
                 return cls._make(connection, schema, **{**given, "fields": made})
             wanted = None if schema is None else schema.fingerprint
