@@ -438,6 +438,18 @@ class TestUrls:
 class TestFolder:
     """Folders, locks and kills, of the embedded engine."""
 
+    def test_a_collection_whose_making_was_interrupted_is_made(self, tmp_path: Path) -> None:
+        """On a full disk Edge leaves the beginning of its log."""
+        (tmp_path / "wal").mkdir()
+        (tmp_path / "wal" / "tmp-open-1").touch()
+        (tmp_path / "m3.json").write_text("{}")
+        with QdrantEdgeStore.create(tmp_path, schema=SCHEMA) as store:
+            assert store.count() == 0
+            assert store.fingerprint == SCHEMA.fingerprint
+        (tmp_path / "edge_config.json").unlink()
+        with pytest.raises(StoreError, match="delete what is there"):
+            QdrantEdgeStore.create(tmp_path, schema=SCHEMA)
+
     def test_a_folder_of_something_else_is_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("mine")
         with pytest.raises(StoreError, match="no empty folder"):

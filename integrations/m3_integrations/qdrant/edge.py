@@ -13,7 +13,7 @@ from m3_core.store import Fields, Schema
 from m3_integrations.qdrant import options as opt
 from m3_integrations.qdrant.base import QdrantBase
 from m3_integrations.qdrant.edge_engine import EdgeEngine, named_errors
-from m3_integrations.qdrant.edge_files import CONFIG, SIDECAR, read_layout, write_note
+from m3_integrations.qdrant.edge_files import CONFIG, SIDECAR, WAL, read_layout, write_note
 from m3_integrations.qdrant.layout import Names, Note, new_fields
 
 _NO_GRAPH = edge.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000)
@@ -93,8 +93,11 @@ class QdrantEdgeStore(QdrantBase):
         config = _config(schema, names, opt.check_datatype(datatype), on_disk, quantization, hnsw)
         if _is_collection(path):
             raise StoreError(f"there is a collection in {path} already; open it, or use another folder")
-        if path.is_file() or (path.is_dir() and {item.name for item in path.iterdir()} - {SIDECAR}):
-            raise StoreError(f"{path} is no empty folder; a collection needs one of its own")
+        if path.is_file() or (path.is_dir() and {item.name for item in path.iterdir()} - {SIDECAR, WAL}):
+            raise StoreError(
+                f"{path} is no empty folder; a collection needs one of its own (delete what is there if it is the rest "
+                "of a collection whose making was interrupted)"
+            )
         note = Note(str(uuid.uuid4()), schema.fingerprint, schema.sparse, names)
         place = _place(path)
         with named_errors(place):

@@ -10,6 +10,8 @@ from m3_integrations.qdrant.layout import Layout, Note, SparseInfo, VectorInfo
 CONFIG = "edge_config.json"
 SIDECAR = "m3.json"
 """Our note about the collection, in its folder; Edge keeps no metadata of a collection."""
+WAL = "wal"
+"""What Edge makes first; where nothing else is, the making of a collection was cut short, on a full disk or by a kill."""
 _DEFAULT_M = 16
 
 
