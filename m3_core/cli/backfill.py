@@ -120,7 +120,7 @@ def backfill(
 
     from m3_core.extending import Extensible, open_partial
     from m3_core.ingestion.backfill import backfill as run
-    from m3_core.ingestion.backfill import binding, plan_backfill
+    from m3_core.ingestion.backfill import binding, check_backfill, plan_backfill
     from m3_core.ingestion.journal import default_path
 
     options: dict[str, str | bool | None] = {
@@ -141,6 +141,7 @@ def backfill(
         twin = None
         try:
             if to is not None and isinstance(opened, Extensible):
+                check_backfill(opened, encoder, encode=template)
                 twin = opened.twin(to, encoder.schema())
             target = opened if twin is None else twin
             path = journal or default_path(binding(target), encoder.fingerprint)

@@ -34,6 +34,25 @@ class BackfillPlan:
     fills: Mapping[Representation, str]
 
 
+def check_backfill(
+    store: Store,
+    encoder: "M3Encoder",
+    *,
+    where: Where = None,
+    encode: str | Callable[[Document], str] | None = None,
+    page_size: int = 256,
+) -> tuple[Schema, Scan]:
+    """What is to be filled and read; before anything is made, a copy included.
+
+    Raises:
+        InputError, FingerprintMismatch, RepresentationMissing: as `backfill`.
+    """
+    schema = _schema(store, encoder)
+    scan = Scan(store, where, _template(encode, store), page_size)
+    scan.check()
+    return schema, scan
+
+
 def plan_backfill(
     store: Store,
     encoder: "M3Encoder",
@@ -47,9 +66,7 @@ def plan_backfill(
     Raises:
         InputError, SchemaMismatch: as `backfill`, as far as that can be known before.
     """
-    schema = _schema(store, encoder)
-    scan = Scan(store, where, _template(encode, store), page_size)
-    scan.check()
+    schema, scan = check_backfill(store, encoder, where=where, encode=encode, page_size=page_size)
     documents = without_text = 0
     for records in scan.pages(once):
         documents += len(records)
@@ -118,9 +135,7 @@ def backfill(
         raise InputError("an alias is switched to a copy; say where that is with to=... (--to)")
     if switch_alias is not None and where is not None:
         raise InputError("an alias is switched to a copy of everything; leave the filter out (--where)")
-    schema = _schema(store, encoder)
-    scan = Scan(store, where, _template(encode, store), page_size)
-    scan.check()
+    schema, scan = check_backfill(store, encoder, where=where, encode=encode, page_size=page_size)
     if to is not None and switch_alias is not None:
         to.check_alias(switch_alias, _extensible(store))
     target: Store = store if to is None else to

@@ -133,6 +133,23 @@ def test_the_line_for_an_engine_that_cannot_add_fields_makes_a_copy(texts: tuple
         assert live.count() == len(texts)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--text-field", "bdy", "--into", "dense"], "none of 12 documents"),
+        (["--text-field", "body", "--into", "dense,multi"], "cannot hold multi vectors (--into)"),
+    ],
+)
+def test_what_cannot_be_filled_leaves_no_empty_copy(
+    here: Path, texts: tuple[str, ...], options: list[str], said: str
+) -> None:
+    their_lite(list(texts))
+    done = m3("backfill", MILVUS, *options, "--to", "milvus+file://copy/shop")
+    assert done.exit_code == 1
+    assert said in done.stderr
+    assert not (here / "copy").exists()
+
+
 def test_only_the_named_channels_and_names_in_the_url(texts: tuple[str, ...]) -> None:
     their_edge(list(texts))
     arguments = advised(f"{QDRANT}?text=body&dense=none&multi=none")
@@ -191,7 +208,7 @@ def test_a_second_run_skips_and_a_template_encodes_what_it_says(texts: tuple[str
         ([QDRANT, "--into", "dense=d", "--text-field", "body", "--rate", "0"], "the rate is"),
         ([QDRANT, "--into", "dense=d", "--where", "{"], "--where is not JSON"),
         ([QDRANT, "--into", "dense=d", "--switch-alias", "live"], "say where that is with --to"),
-        ([QDRANT, "--into", "dense=d", "--to", "qdrant+file://copy"], "in place"),
+        ([QDRANT, "--text-field", "body", "--into", "dense=d", "--to", "qdrant+file://copy"], "in place"),
         (["qdrant+file://nowhere", "--into", "dense=d"], "there is no Qdrant collection"),
         (["qdrant://127.0.0.1:1/shop?retries=0", "--into", "dense=d"], "does not answer"),
         (["memory://", "--into", "dense=d"], "memory"),

@@ -168,6 +168,7 @@ class Extending:
 
         Primary keys that Milvus assigned here are written there, so that documents keep them.
         """
+        check_held(self.lacking(schema), self.holds)
         client, name = self._connection.client, self._connection.address.collection
         description = client.describe_collection(name)
         for field in description["fields"]:
