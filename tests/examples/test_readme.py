@@ -31,6 +31,15 @@ def test_there_is_something_to_run() -> None:
     assert len(LINES) >= 5
 
 
+def test_the_tree_names_what_the_core_has() -> None:
+    tree = README.read_text(encoding="utf-8").partition("## The tree")[2]
+    block = tree[tree.index("m3_core/") : tree.index("integrations/")]
+    there = {path.name for path in (README.parent / "m3_core").glob("[!_]*.py")}
+    assert set(re.findall(r"\w+\.py", block)) == there
+    folders = {path.parent.name for path in (README.parent / "m3_core").glob("*/__init__.py")}
+    assert folders <= set(re.findall(r"(\w+)/", block))
+
+
 @pytest.mark.slow
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
