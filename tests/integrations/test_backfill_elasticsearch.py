@@ -18,7 +18,7 @@ from m3_core.errors import DimensionMismatch, FingerprintMismatch, InputError, S
 from m3_core.ingestion.backfill import backfill, plan_backfill
 from m3_core.retriever import Retriever
 from m3_core.scoring import channel_scores
-from m3_core.types import Representation
+from m3_core.types import Document, Representation
 from m3_integrations.elasticsearch import ElasticsearchStore
 
 pytestmark = pytest.mark.slow  # a node starts in 5 to 10 s
@@ -184,6 +184,24 @@ def test_a_copy_has_everything_and_takes_over_the_alias(
         journal=tmp_path / "journal.sqlite",
     )
     assert (again.written, again.skipped, again.missing) == (0, 6, 1)
+
+
+def test_documents_that_others_have_routed_are_replaced_and_deleted_where_they_are(
+    client: es.Elasticsearch, index: str, kind: Representation, encoder: M3Encoder
+) -> None:
+    backfill(opened(client, index, kind), encoder)
+    with opened(client, index, kind) as store:
+        new = [Document(name, "new", {"title": name[:9]}) for name in IDS]
+        store.upsert(new, encoder.encode_documents([document.text for document in new]))
+        assert store.count() == len(IDS) + 2
+        assert [record and record.document for record in store.get(IDS)] == new
+        # Twice by the same id, on one shard or the other, is one document to find and two to count.
+        for route in "abcdef":
+            client.index(index=index, id=IDS[0], routing=route, document=ODD, refresh=True)
+        assert store.count() == len(IDS) + 3
+        assert None not in store.get(IDS)
+        store.delete(IDS[1:])
+        assert sorted(sources(client, index)) == sorted([IDS[0], "no text", "empty text"])
 
 
 def test_what_does_not_fit_is_named_before_anything_is_written(

@@ -30,9 +30,12 @@ def _line(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def index_item(name: str, source: Mapping[str, Any], routing: str | None = None) -> Item:
-    """Write a document whole."""
-    action = {"_id": name} if routing is None else {"_id": name, "routing": routing}
+def index_item(
+    name: str, source: Mapping[str, Any], routing: str | None = None, index: str | None = None
+) -> Item:
+    """Write a document whole. index: of those behind an alias, the one that it is in."""
+    place = {"routing": routing, "_index": index}
+    action = {"_id": name, **{key: value for key, value in place.items() if value is not None}}
     return Item(name, (_line({"index": action}), _line(source)))
 
 

@@ -38,13 +38,18 @@ class Reader:
         found: dict[str, Found] = {}
         for start in range(0, len(names), step):
             some = names[start : start + step]
-            body = {
-                "query": {"ids": {"values": some}},
-                "size": len(some),
-                "_source": source,
-                "track_total_hits": False,
-            }
-            found.update((hit["_id"], hit) for hit in self._connection.search(body)["hits"]["hits"])
+            while some:
+                body = {
+                    "query": {"ids": {"values": some}},
+                    "size": len(some),
+                    "_source": source,
+                    "track_total_hits": False,
+                }
+                hits = self._connection.search(body)["hits"]["hits"]
+                found.update((hit["_id"], hit) for hit in hits)
+                # One that others have written twice, by different routing, takes the place of another in the answer.
+                full = len(hits) == len(some)
+                some = [name for name in some if name not in found] if full else []
         return found
 
     def page(

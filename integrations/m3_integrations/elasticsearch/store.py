@@ -248,11 +248,14 @@ class ElasticsearchStore(Extending, ClosingMixin):
         self._check_vocabulary(batch.vectors)
         self._check_there()
         self._check_metadata(batch.documents)
+        held = self._elsewhere([document.id for document in batch.documents])
         self._connection.write(
             index_item(
                 document.id,
                 convert.to_source(document, self._layout)
                 | convert.vector_cells(batch.vectors, row, self._layout),
+                held.get(document.id, {}).get("_routing"),
+                held.get(document.id, {}).get("_index"),
             )
             for row, document in enumerate(batch.documents)
         )
@@ -277,10 +280,16 @@ class ElasticsearchStore(Extending, ClosingMixin):
         layout = self._layout_for(condition)
         query = layout.query(condition)  # a filter that is refused is refused before anything is deleted
         self._check_there()
-        self._connection.write(delete_item(name) for name in dict.fromkeys(ids) if name)
+        held = self._elsewhere(ids)
+        self._connection.write(delete_item(name, held.get(name)) for name in dict.fromkeys(ids) if name)
         if condition is not None:
             for hits in self._reader.ids(query, layout):
                 self._connection.write(delete_item(hit["_id"], hit) for hit in hits)
+
+    def _elsewhere(self, ids: Sequence[str]) -> Mapping[str, Found]:
+        """Where documents are that may be in another place than that of their ids: others route theirs, and alias."""
+        note = self._layout.note
+        return {} if note is not None and note.ours else self._reader.by_id(ids, False)
 
     def get(self, ids: Sequence[str], *, vectors: Collection[Representation] = ()) -> list[Record | None]:
         """The named documents, None for those that are not there; see `Store.get`."""
