@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
-from m3_core.errors import StoreNotFound
+from m3_core.errors import InputError, StoreNotFound
 from m3_core.filters import Where
 from m3_core.text import without_secrets
 from m3_core.types import (
@@ -285,6 +285,7 @@ def open_store(url: str, *, schema: Schema | None = None, **options: Any) -> Sto
     environment (QDRANT_API_KEY, MILVUS_TOKEN, ELASTICSEARCH_API_KEY): other users of a machine see a command's arguments.
 
     Raises:
+        InputError: the URL is not a string, or an option is not known.
         StoreNotFound: no installed store has this scheme; or there is no such collection and no schema.
         MissingExtra: the store's own package is not installed; the message is the pip line.
         SchemaMismatch: the collection does not fit the schema.
@@ -302,6 +303,11 @@ def channels_of(url: str) -> frozenset[Representation]:
 
 
 def _factory(url: str) -> StoreFactory:
+    if not isinstance(url, str):
+        raise InputError(
+            f"a store's URL is a string, like 'qdrant+file://index/pages', not {url!r:.80}; a client of yours goes to "
+            "open or create of the engine's own store, like QdrantStore"
+        )
     scheme, separator, _ = url.partition("://")
     stores = stores_by_scheme()
     if not separator or scheme not in stores:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from m3_core.checks import check_held, check_update
+from m3_core.checks import check_held, check_store, check_update
 from m3_core.compose.members import Composite, OnFailure, joint_capabilities, schema_of, score, search
 from m3_core.errors import InputError, StoreError
 from m3_core.filters import Filter, Where
@@ -45,6 +45,7 @@ class SplitStore(Composite):
         if not channels:
             raise InputError("a SplitStore needs a store for at least one of dense, sparse and multi")
         for kind, store in channels.items():
+            check_store(store)
             check_held([kind], store.capabilities.representations)
         first = next(iter(channels)) if primary is None else primary
         if first not in channels:

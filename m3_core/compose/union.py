@@ -6,7 +6,7 @@ from functools import partial
 from itertools import chain
 from typing import TypeVar
 
-from m3_core.checks import check_held, check_ids, check_size, check_update
+from m3_core.checks import check_held, check_ids, check_size, check_store, check_update
 from m3_core.compose.members import Composite, OnFailure, joint_capabilities, schema_of, score, search
 from m3_core.errors import InputError
 from m3_core.filters import Filter, Where
@@ -42,6 +42,8 @@ class UnionStore(Composite):
     ) -> None:
         if not stores:
             raise InputError("a UnionStore needs at least one store")
+        for store in stores:
+            check_store(store)
         if len({id(store) for store in stores}) < len(stores):
             raise InputError("the same store is in the union twice")
         super().__init__(stores, timeout, on_failure)

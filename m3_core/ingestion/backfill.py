@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m3_core.checks import check_fingerprint, check_size
+from m3_core.checks import check_encoder, check_fingerprint, check_size, check_store
 from m3_core.errors import InputError, RepresentationMissing, Unsupported
 from m3_core.extending import Extensible
 from m3_core.filters import Where
@@ -47,6 +47,8 @@ def check_backfill(
     Raises:
         InputError, FingerprintMismatch, RepresentationMissing: as `backfill`.
     """
+    check_encoder(encoder)
+    check_store(store)
     schema = _schema(store, encoder)
     scan = Scan(store, where, _template(encode, store), page_size)
     scan.check()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m3_core.checks import check_size
+from m3_core.checks import check_size, check_store
 from m3_core.errors import IngestInterrupted, IngestStopped, InputError, M3Error, StoreError
 from m3_core.filters import Where
 from m3_core.ingestion.copy_checks import check_copy, names
@@ -75,6 +75,8 @@ def copy_store(
         FingerprintMismatch: the target holds another model's vectors, or only one of the two says which.
         IngestStopped: a store failed on the way; what was written stays. IngestInterrupted: Ctrl-C.
     """
+    check_store(source)
+    check_store(target)
     check_size(batch_size, "batch_size")
     sizes = patiently(patience)(check_copy, source, target, drop, model)
     with closing(RejectLog(None if rejects is None else Path(rejects), strict=False)) as log:

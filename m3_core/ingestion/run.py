@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from m3_core.checks import check_fingerprint
+from m3_core.checks import check_fingerprint, check_store
 from m3_core.errors import InputError
 from m3_core.ingestion.chunking import Chunker
 from m3_core.ingestion.journal import Journal
@@ -69,6 +69,7 @@ def ingest(
         IngestStopped: the store refused, the source could not be read, or ``strict`` found something.
         IngestInterrupted: Ctrl-C.
     """
+    check_store(store)
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
     if delete_missing and journal is None:

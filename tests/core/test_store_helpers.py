@@ -1,9 +1,14 @@
 """The checks that every store makes, and stores by URL."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
+from m3_core import backfill, copy_store, ingest
 from m3_core.checks import (
     check_channels,
     check_dimensions,
@@ -16,6 +21,8 @@ from m3_core.checks import (
     check_update,
     check_upsert,
 )
+from m3_core.compose import SplitStore, UnionStore
+from m3_core.encoder import M3Encoder
 from m3_core.errors import (
     DimensionMismatch,
     FingerprintMismatch,
@@ -216,3 +223,26 @@ def test_import_error_inside_a_package_that_is_there_is_not_hidden(
     with pytest.raises(ModuleNotFoundError, match="needed_by_broken_package") as caught:
         require("broken_package", extra="qdrant")
     assert not isinstance(caught.value, MissingExtra)
+
+
+def test_a_url_is_no_store(tiny_model_folder: Path) -> None:
+    """And is not opened on the way, because nobody would close it."""
+    encoder = M3Encoder.load(tiny_model_folder, device="cpu")
+    store, wrong = MemoryStore(encoder.schema()), cast(Store, "qdrant://me:secret@db/pages?api_key=secret")
+    calls: list[Callable[[], object]] = [
+        lambda: ingest([], encoder, wrong),
+        lambda: backfill(wrong, encoder),
+        lambda: copy_store(wrong, store),
+        lambda: copy_store(store, wrong),
+        lambda: SplitStore(dense=wrong),
+        lambda: UnionStore([store, wrong]),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match=r"as open_store\(\.\.\.\) returns it, not 'qdrant://db/pages'$"):
+            call()
+
+
+@pytest.mark.parametrize("client", [None, object(), Path("index/pages")])
+def test_a_client_is_no_url(client: Any) -> None:
+    with pytest.raises(InputError, match="a store's URL is a string"):
+        open_store(client)
