@@ -216,6 +216,15 @@ def test_a_document_that_lost_its_vectors_is_encoded_again(
         assert store.count_bare(ALL_REPRESENTATIONS) == 4
 
 
+def test_a_second_run_may_find_nothing(theirs: Theirs, encoder: M3Encoder, tmp_path: Path) -> None:
+    journal = tmp_path / "journal.sqlite"
+    with theirs.open() as store:
+        assert backfill(store, encoder, journal=journal).written == 3
+        assert backfill(store, encoder, journal=journal, where={"n": {"$gt": 99}}).read == 0
+        assert isinstance(store, Extensible)
+        assert store.bare([], [DENSE]) == store.bare(["no point has this id"], [DENSE]) == []
+
+
 def test_some_documents_some_channels_and_a_template(theirs: Theirs, encoder: M3Encoder) -> None:
     names = {"text": "body", "sparse": "m3_sparse"}
     with open_names(theirs, names) as store:

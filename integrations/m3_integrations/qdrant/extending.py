@@ -86,6 +86,8 @@ class Extending:
             points = {
                 point: name for name in ids if (point := convert.point_id(name, self.fields)) is not None
             }
+            if not points:  # none are asked for, which a limit cannot say
+                return []
             named = self._engine.dialect.has_id(list(points))
             condition = self._without(kinds, [named])
             found, _ = self._engine.scroll(condition=condition, start=None, limit=len(ids), vectors=())
