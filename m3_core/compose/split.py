@@ -18,7 +18,8 @@ class SplitStore(Composite):
     ``SplitStore(dense=a, multi=a, sparse=b)``. Every member holds all documents with text and metadata, and
     filters for itself. Documents are read from the primary: the store of the channel ``primary`` names, by
     default that of the first channel. A write goes to one member after the other, to the primary last, so
-    that what it holds the others hold; if a member fails in between, the same write again repairs it.
+    that what it holds the others hold; if a member fails in between, the same write again repairs it. Documents that a
+    member refuses are taken out of the others again, unless they replace earlier ones.
 
     Members are searched at the same time, each with ``timeout`` seconds. With ``on_failure="skip"`` a member
     that is down or late is left out with a warning: its channels find nothing, its scores are NaN, and
@@ -71,7 +72,18 @@ class SplitStore(Composite):
         self._check_open()
         batch = self._check_upsert(documents, vectors)
         for store in reversed(self._stores):
-            store.upsert(batch.documents, batch.vectors)
+            try:
+                store.upsert(batch.documents, batch.vectors)
+            except InputError:
+                self._withdraw([document.id for document in batch.documents])
+                raise
+
+    def _withdraw(self, ids: Sequence[str]) -> None:
+        """Take out of the other members again what one has refused; what the primary held before stays in all."""
+        held = self._primary.get(ids)
+        strays = [name for name, record in zip(ids, held, strict=True) if record is None]
+        for store in self._stores[1:]:
+            store.delete(strays)
 
     def update_vectors(self, ids: Sequence[str], vectors: M3Vectors) -> None:
         """Replace channels in every member that holds them."""

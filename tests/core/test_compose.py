@@ -252,6 +252,26 @@ def test_mistakes_of_the_caller_are_not_failures_of_a_member(on_failure: str) ->
         UnionStore([memory(DENSE)]).search(vectors(1), {MULTI: 1})
 
 
+class Picky(MemoryStore):
+    """A store whose engine refuses some documents, which no check knew before."""
+
+    def upsert(self, documents: Sequence[Document], vectors: M3Vectors) -> None:
+        if any(document.text == "too long" for document in documents):
+            raise InputError("too long for this engine")
+        super().upsert(documents, vectors)
+
+
+def test_what_a_member_of_a_split_refuses_is_not_found_in_the_others() -> None:
+    for primary in (DENSE, SPARSE):  # the primary writes last
+        picky = Picky(memory(DENSE).schema)
+        split = SplitStore(dense=picky, sparse=memory(SPARSE), multi=memory(MULTI), primary=primary)
+        split.upsert([Document("a", "before")], vectors(1))
+        with pytest.raises(InputError, match="too long"):
+            split.upsert([Document("b"), Document("c", "too long")], vectors(2))
+        found = split.search(vectors(3), EVERYTHING)
+        assert {hit.id for rows in found.values() for hits in rows for hit in hits} == {"a"}
+
+
 def test_split_without_a_member_finds_nothing_in_its_channel() -> None:
     up, down = memory(DENSE, MULTI), memory(SPARSE)
     split = SplitStore(dense=up, multi=up, sparse=down, on_failure="skip")
