@@ -1,4 +1,4 @@
-"""Beside `langchain_qdrant` and `langchain_milvus` in hybrid mode: the same data, the same hits.
+"""Beside `langchain_qdrant` and `langchain_milvus` in hybrid mode, and `langchain_elasticsearch`: the same hits.
 
 They write their collections with the views of `M3Embeddings`; `M3Retriever` searches the very same collections.
 """
@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from elasticsearch import Elasticsearch
 from langchain_core.documents import Document as LangChainDocument
+from langchain_elasticsearch import DenseVectorStrategy
+from langchain_elasticsearch import ElasticsearchStore as TheirStore
 from langchain_milvus import Milvus
 from langchain_qdrant import QdrantVectorStore, RetrievalMode
 from qdrant_client import models
+from servers.elasticsearch import url_of
 
 from m3_core.encoder import M3Encoder
-from m3_core.fusion import ReciprocalRank
+from m3_core.fusion import ReciprocalRank, WeightedSum
 from m3_core.store import Fields
+from m3_integrations.elasticsearch import ElasticsearchStore
 from m3_integrations.langchain import M3Embeddings, M3Retriever
 from m3_integrations.langchain.convert import SCORE
 from m3_integrations.milvus import MilvusStore
@@ -170,3 +175,38 @@ def test_milvus(
         )
         named = [(document.metadata["pk"], score) for document, score in found]
         assert_same_hits(named, ours.invoke(query), k)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("filtered", [False, True])
+def test_elasticsearch(encoder: M3Encoder, pages: list[Page], filtered: bool) -> None:
+    """Their dense vectors, searched in the index they made: theirs is the engine's score, (1 + the cosine) / 2."""
+    index = f"theirs-{uuid.uuid4().hex}"
+    with Elasticsearch(url_of("dense")) as client:
+        theirs = TheirStore(
+            index, embedding=M3Embeddings(encoder).dense, client=client, strategy=DenseVectorStrategy()
+        )
+        theirs.add_texts(
+            [page.text for page in pages],
+            [{"half": page.half} for page in pages],
+            ids=[page.name for page in pages],
+        )
+        fields = Fields(dense="vector", sparse=None, multi=None, id=None)
+        try:
+            store = ElasticsearchStore.open(client, index, fields=fields)
+            where = {"half": 1} if filtered else None
+            ours = M3Retriever(
+                encoder=encoder, store=store, k=10, fusion=WeightedSum.only("dense"), where=where
+            )
+            condition = [{"term": {"metadata.half": 1}}] if filtered else []
+            for query in QUERIES:
+                found = theirs.similarity_search_with_score(
+                    query, 10, filter=condition, num_candidates=len(pages)
+                )
+                named = [(document.page_content, 2 * score - 1) for document, score in found]
+                mine = [(document.page_content, document.metadata[SCORE]) for document in ours.invoke(query)]
+                assert [score for _, score in mine] == pytest.approx([score for _, score in named], abs=1e-3)
+                clear = [text for text, score in named if score > named[-1][1] + 1e-3]
+                assert set(clear) <= {text for text, _ in mine}
+        finally:
+            client.indices.delete(index=index)
