@@ -59,7 +59,11 @@ def backfill(
         ),
     ] = None,
     switch_alias: Annotated[
-        str | None, typer.Option(help="With --to: this alias leads to the copy once it is complete.")
+        str | None,
+        typer.Option(
+            help="With --to: this alias leads to the copy once it is complete. What changes while it runs is brought up "
+            "to date by another run: where the collection is written to, run once without this, then with it."
+        ),
     ] = None,
     where: Annotated[str | None, typer.Option(help="Only the documents that match this filter.")] = None,
     encode: Annotated[
