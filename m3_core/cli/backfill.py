@@ -19,6 +19,7 @@ from m3_core.cli.output import (
     load_encoder,
     out,
     print_json,
+    read_template,
     read_where,
 )
 from m3_core.errors import IngestInterrupted, IngestStopped, InputError, Unsupported
@@ -135,7 +136,7 @@ def backfill(
         **model_options(model, mcls),
     }
     with open_partial(store, **names) as opened:
-        template = None if encode is None else encode.replace("\\n", "\n")
+        template = read_template(encode)
         if dry_run:
             plan = plan_backfill(opened, encoder, where=condition, encode=template)
             _tell(plan, opened.identity, as_json)

@@ -17,6 +17,7 @@ from m3_core.cli.output import (
     load_encoder,
     out,
     print_json,
+    read_template,
 )
 from m3_core.errors import InputError
 from m3_core.ingestion.sources import STDIN, Columns, Format, identify, read_source
@@ -134,11 +135,11 @@ def ingest(
     from m3_core.errors import IngestInterrupted, IngestStopped
     from m3_core.ingestion.journal import default_path
     from m3_core.ingestion.run import ingest as run
-    from m3_core.ingestion.templates import Template
+    from m3_core.ingestion.templates import text_of
     from m3_core.store import open_store
 
     aliases = {text_field: "text", **({id_field: "id"} if id_field else {})}
-    template = None if encode is None else Template(encode.replace("\\n", "\n"), aliases)
+    template = text_of(read_template(encode), aliases)  # before a store is made for what cannot be read
     opened = open_store(store, schema=encoder.schema())
     try:
         path = journal or default_path(opened.identity, encoder.fingerprint)

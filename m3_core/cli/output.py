@@ -98,6 +98,11 @@ def load_encoder(
         return M3Encoder.load(model, device=device, dtype=dtype, max_length=max_length, mcls=mcls)
 
 
+def read_template(text: str | None) -> str | None:
+    """The template of ``--encode``, in which a shell's ``\\n`` is a line break."""
+    return None if text is None else text.replace("\\n", "\n")
+
+
 def read_where(text: str | None) -> Mapping[str, Any] | None:
     """The filter of ``--where``.
 

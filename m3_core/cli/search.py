@@ -17,6 +17,7 @@ from m3_core.cli.output import (
     make_fusion,
     out,
     print_json,
+    read_template,
     read_where,
 )
 from m3_core.text import printable
@@ -88,7 +89,7 @@ def search(
             candidates=candidates,
             rescore=place,
             group_by=group_by,
-            encode=None if encode is None else encode.replace("\\n", "\n"),
+            encode=read_template(encode),
         )
         hits = retriever.search(query, k, where=condition)
         for name in hits.missing:

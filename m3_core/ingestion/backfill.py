@@ -15,7 +15,7 @@ from m3_core.ingestion.pipeline import Run, Settings, logger
 from m3_core.ingestion.rejects import RejectLog
 from m3_core.ingestion.scan import Scan, once
 from m3_core.ingestion.summary import IngestSummary
-from m3_core.ingestion.templates import Template
+from m3_core.ingestion.templates import Encode, text_of
 from m3_core.ingestion.writer import Write
 from m3_core.store import Schema, Store
 from m3_core.types import Document, M3Vectors, Representation
@@ -39,7 +39,7 @@ def check_backfill(
     encoder: "M3Encoder",
     *,
     where: Where = None,
-    encode: str | Callable[[Document], str] | None = None,
+    encode: Encode = None,
     page_size: int = 256,
 ) -> tuple[Schema, Scan]:
     """What is to be filled and read; before anything is made, a copy included.
@@ -60,7 +60,7 @@ def plan_backfill(
     encoder: "M3Encoder",
     *,
     where: Where = None,
-    encode: str | Callable[[Document], str] | None = None,
+    encode: Encode = None,
     page_size: int = 256,
 ) -> BackfillPlan:
     """What `backfill` would do with these arguments; all documents are read, and nothing is written.
@@ -85,7 +85,7 @@ def backfill(
     to: Extensible | None = None,
     switch_alias: str | None = None,
     where: Where = None,
-    encode: str | Callable[[Document], str] | None = None,
+    encode: Encode = None,
     journal: str | Path | None = None,
     rejects: str | Path | None = None,
     fresh: bool = False,
@@ -210,11 +210,9 @@ def _named(store: Store) -> Mapping[Representation, str]:
     return {kind: kind.value for kind in Representation if kind in store.capabilities.representations}
 
 
-def _template(encode: str | Callable[[Document], str] | None, store: Store) -> Callable[[Document], str]:
-    if isinstance(encode, str):
-        # In a template the text has the collection's own name for it, too.
-        return Template(encode, {store.named.text: "text"} if isinstance(store, Extensible) else {})
-    return encode or (lambda document: document.text)
+def _template(encode: Encode, store: Store) -> Callable[[Document], str]:
+    # In a template the text has the collection's own name for it, too.
+    return text_of(encode, {store.named.text: "text"} if isinstance(store, Extensible) else None)
 
 
 def _extensible(store: Store) -> Extensible:

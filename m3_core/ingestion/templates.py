@@ -11,9 +11,11 @@ Encode: TypeAlias = str | Callable[[Document], str] | None
 """What is encoded of a document: a template, a function, or its text."""
 
 
-def text_of(encode: Encode) -> Callable[[Document], str]:
-    """The function that gives what is encoded of a document; raises as `Template`."""
-    return Template(encode) if isinstance(encode, str) else encode or (lambda document: document.text)
+def text_of(encode: Encode, aliases: Mapping[str, str] | None = None) -> Callable[[Document], str]:
+    """The function that gives what is encoded of a document; aliases and what is raised are `Template`'s."""
+    return (
+        Template(encode, aliases) if isinstance(encode, str) else encode or (lambda document: document.text)
+    )
 
 
 class Template:
