@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import urlsplit
+
+from servers.background import BackgroundServer
 
 _ERRORS = (500, 502, 503, 504)
 _SHORT = 0.03
@@ -98,35 +100,19 @@ class Plan:
         return fault
 
 
-class FlakyProxy(ThreadingHTTPServer):
+class FlakyProxy(BackgroundServer):
     """Listens on a free port of this machine before ``upstream``, from `__enter__` to `__exit__`.
 
     hanging: seconds that `Fault.HANGING` keeps a client waiting.
     """
 
-    daemon_threads = True
-
     def __init__(self, upstream: str, plan: Plan, *, hanging: float = 0.0) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         parts = urlsplit(upstream)
         self.host, self.port = parts.hostname or "", parts.port or 80
         self.plan, self.hanging = plan, hanging
         self.log: list[Passage] = []
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
 
     def admit(self, method: str, path: str) -> Passage:
         """Enter a request into the log, with what is to happen to it."""

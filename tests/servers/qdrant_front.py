@@ -8,12 +8,13 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from qdrant_client import QdrantClient, models
+from servers.background import BackgroundServer
 
 MAX_BYTES = 32 << 20
 """Of a request: the server's default for ``max_request_size_mb``."""
@@ -141,36 +142,23 @@ ROUTES: Mapping[tuple[str, str], tuple[Any, Answer]] = {
 """By method and path: the form of the body, if there is one, and what answers."""
 
 
-class QdrantFront(ThreadingHTTPServer):
+class QdrantFront(BackgroundServer):
     """Listens on a free port of this machine from `__enter__` to `__exit__`; its collections are new and go with it.
 
     limit: bytes that a request may have. too_large: the status of the answer to one that has more: 400, as the server
     says it, or 413, as a proxy before it does.
     """
 
-    daemon_threads = True
-
     def __init__(self, *, limit: int = MAX_BYTES, too_large: int = 400) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.limit, self.too_large = limit, too_large
         self.client = QdrantClient(":memory:")
         self.lock = threading.Lock()
         self.log: list[Received] = []
         self._forms = {kind: TypeAdapter(kind) for kind, _ in ROUTES.values() if kind is not None}
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
+        super().__exit__()
         self.client.close()
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
